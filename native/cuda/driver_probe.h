@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rubato {
+
+struct ProbedDevice {
+  int index;
+  std::string name;
+  uint64_t memoryBytes;
+};
+
+struct DriverProbe {
+  bool available = false;
+  std::string reason;         // why CUDA cannot be used; empty when it can
+  std::string driverVersion;  // the newest CUDA that the driver serves, as "13.0"; empty when unknown
+  std::vector<ProbedDevice> devices;
+};
+
+// Where the driver lives when the caller names no other place.
+extern const char* const kDefaultDriverLibrary;
+
+// Opens the driver library and asks what is there. Creates no context and allocates no GPU memory.
+// Never throws; every status of the driver is looked at and ends in `reason`.
+DriverProbe probeDriver(const std::string& libraryPath);
+
+}  // namespace rubato

@@ -1,0 +1,151 @@
+/**
+ * The emulated device: every batch takes ℓ(b) on the clock. The role that hosts all emulated GPUs of a scheduler.
+ *
+ * A batch starts when its GPU is free and it is ready, not before this role has seen it: like a real stream, a batch
+ * that was issued ahead starts at the very moment the one before it ends; otherwise the start carries the delay of
+ * the poll that noticed it. Execution time is ℓ(b) · slowdown · (1 + jitter · normal), from the GPU's own seed.
+ */
+import { TimeTree } from '../clock/time-tree.js';
+import { Random } from '../model/random.js';
+import { Doorbell } from '../ringbuf/doorbell.js';
+import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import { type GpuConfig, HOST_EMULATED } from '../protocol/config.js';
+import { DEVICE_DONE, ISSUE, STATUS_FAILED, STATUS_OK } from '../protocol/records.js';
+import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
+import type { SharedMemory } from '../protocol/shared-memory.js';
+
+/** Words of a batch in `#batches`: two per GPU, the one that runs or is to run first, and the one after it. */
+const SHARD = 0;
+const ROW = 1;
+const MODEL = 2;
+const SIZE = 3;
+const BATCH_WORDS = 4;
+
+export class EmulatedDeviceRole implements Role {
+  readonly cells = roleCells();
+  readonly #issues: RingReader;
+  readonly #done: RingWriter;
+  readonly #dispatcherBell: Doorbell;
+  readonly #latencies: Float64Array[];
+  readonly #gpus: readonly GpuConfig[];
+  readonly #randoms: Random[];
+
+  /** When something is due at each GPU: the end of what runs, or the start of what waits for its time. */
+  readonly #events: TimeTree;
+  readonly #batches: Int32Array;
+  /** Batches held by each GPU: 0, 1 or 2. */
+  readonly #held: Uint8Array;
+  readonly #running: Uint8Array;
+  readonly #readyNs: Float64Array;
+  readonly #startNs: Float64Array;
+  readonly #endNs: Float64Array;
+
+  constructor(memory: SharedMemory) {
+    const { config } = memory;
+    const place = memory.hosts[HOST_EMULATED]!;
+    const gpus = config.gpus.length;
+    this.#issues = new RingReader(place.issues);
+    this.#done = new RingWriter(place.done);
+    this.#dispatcherBell = new Doorbell(memory.buffer, memory.dispatcherBell);
+    this.#latencies = config.models.map((model) => config.profiles[model.profile]!);
+    this.#gpus = config.gpus;
+    this.#randoms = config.gpus.map((gpu, index) => new Random(gpu.seed, index));
+    this.#events = new TimeTree(gpus);
+    this.#batches = new Int32Array(2 * gpus * BATCH_WORDS);
+    this.#held = new Uint8Array(gpus);
+    this.#running = new Uint8Array(gpus);
+    this.#readyNs = new Float64Array(2 * gpus);
+    this.#startNs = new Float64Array(gpus);
+    this.#endNs = new Float64Array(gpus);
+  }
+
+  poll(): void {
+    const now = this.cells[CELL_NOW]!;
+    const ended = this.#runDue(now);
+    const taken = this.#takeIssues();
+    // What was just taken may be ready at once.
+    const endedNow = taken > 0 ? this.#runDue(now) : 0;
+    if (ended + endedNow > 0) {
+      this.#done.commit();
+      this.#dispatcherBell.ring();
+    }
+    this.cells[CELL_WORK] = ended + taken + endedNow;
+    this.cells[CELL_NEXT] = this.#events.nodes[1]!;
+  }
+
+  #takeIssues(): number {
+    const lane = this.#issues;
+    const count = lane.available(lane.capacity);
+    for (let k = 0; k < count; k++) {
+      const at = lane.word(k);
+      const gpu = lane.i32[at + ISSUE.at.gpu]!;
+      const held = this.#held[gpu]!;
+      if (held === 2) throw new Error(`GPU ${gpu} was issued a third batch`);
+      const batch = (2 * gpu + held) * BATCH_WORDS;
+      this.#batches[batch + SHARD] = lane.i32[at + ISSUE.at.shard]!;
+      this.#batches[batch + ROW] = lane.i32[at + ISSUE.at.row]!;
+      this.#batches[batch + MODEL] = lane.i32[at + ISSUE.at.model]!;
+      this.#batches[batch + SIZE] = lane.i32[at + ISSUE.at.size]!;
+      const ready = lane.f64[(at >> 1) + ISSUE.at.readyNs]!;
+      this.#readyNs[2 * gpu + held] = ready;
+      this.#held[gpu] = held + 1;
+      if (held === 0) this.#events.set(gpu, ready);
+    }
+    if (count > 0) lane.release(count);
+    return count;
+  }
+
+  /** Ends and starts everything whose time has come; returns how many have ended. */
+  #runDue(now: number): number {
+    const events = this.#events;
+    let ended = 0;
+    while (events.nodes[1]! <= now) {
+      const gpu = events.first();
+      if (this.#running[gpu] === 0) {
+        this.#start(gpu, now);
+        continue;
+      }
+      this.#report(gpu);
+      ended++;
+      this.#running[gpu] = 0;
+      this.#held[gpu]!--;
+      if (this.#held[gpu] === 0) {
+        events.set(gpu, Infinity);
+        continue;
+      }
+      // The next one was here before this end: it starts at the end, or when it is ready.
+      this.#batches.copyWithin(2 * gpu * BATCH_WORDS, (2 * gpu + 1) * BATCH_WORDS, (2 * gpu + 2) * BATCH_WORDS);
+      const ready = this.#readyNs[2 * gpu + 1]!;
+      this.#readyNs[2 * gpu] = ready;
+      if (ready <= now) this.#start(gpu, Math.max(ready, this.#endNs[gpu]!));
+      else events.set(gpu, ready);
+    }
+    return ended;
+  }
+
+  #start(gpu: number, startNs: number): void {
+    const batch = 2 * gpu * BATCH_WORDS;
+    const { slowdown, jitter } = this.#gpus[gpu]!;
+    let length = this.#latencies[this.#batches[batch + MODEL]!]![this.#batches[batch + SIZE]!]! * slowdown;
+    if (jitter > 0) length *= Math.max(0, 1 + jitter * this.#randoms[gpu]!.normal());
+    this.#running[gpu] = 1;
+    this.#startNs[gpu] = startNs;
+    this.#endNs[gpu] = startNs + Math.round(length);
+    this.#events.set(gpu, this.#endNs[gpu]!);
+  }
+
+  #report(gpu: number): void {
+    const lane = this.#done;
+    const at = lane.claim();
+    if (at < 0) throw new Error('device-done lane is full: more batches than the GPUs can hold');
+    const batch = 2 * gpu * BATCH_WORDS;
+    const { failureRate } = this.#gpus[gpu]!;
+    const failed = failureRate > 0 && this.#randoms[gpu]!.uniform() < failureRate;
+    lane.i32[at + DEVICE_DONE.at.gpu] = gpu;
+    lane.i32[at + DEVICE_DONE.at.shard] = this.#batches[batch + SHARD]!;
+    lane.i32[at + DEVICE_DONE.at.row] = this.#batches[batch + ROW]!;
+    lane.i32[at + DEVICE_DONE.at.status] = failed ? STATUS_FAILED : STATUS_OK;
+    lane.f64[(at >> 1) + DEVICE_DONE.at.startNs] = this.#startNs[gpu]!;
+    lane.f64[(at >> 1) + DEVICE_DONE.at.endNs] = this.#endNs[gpu]!;
+  }
+}

@@ -1,0 +1,337 @@
+/**
+ * The dispatcher role: owns the GPUs and matches candidates to them. It sees batches, never requests.
+ *
+ * One poll: take the newest candidates, then all answers, then all ended batches, and only then match. In that
+ * order the answer that a candidate's stamp stands for has always been seen before the candidate is used.
+ *
+ * Matching (ALGORITHM.md 1.5): a candidate becomes *due* at exec − lead. Due candidates wait, ordered by rank. When
+ * a GPU will be free within the largest lead of those that wait, the first of them that can still start on it is
+ * granted the lowest-numbered GPU that is free by its exec.
+ */
+import { TimeTree } from '../clock/time-tree.js';
+import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
+import { Doorbell } from '../ringbuf/doorbell.js';
+import { HistogramTable } from '../ringbuf/log-linear.js';
+import { Mailboxes } from '../ringbuf/mailbox.js';
+import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import { shardOf } from '../protocol/config.js';
+import type { Observer } from '../protocol/observer.js';
+import { ANSWER, BATCH_DONE, CANDIDATE, DEVICE_DONE, GRANT, ISSUE } from '../protocol/records.js';
+import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
+import type { SharedMemory } from '../protocol/shared-memory.js';
+import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
+import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
+
+export class DispatcherRole implements Role {
+  readonly cells = roleCells();
+  readonly pool: GpuPool;
+  readonly #observer: Observer | null;
+  readonly #i32: Int32Array;
+  readonly #f64: Float64Array;
+  readonly #models: number;
+  readonly #shards: number;
+  readonly #rowsAt: number;
+  readonly #dirty: DirtyBitmap;
+  readonly #fresh: Int32Array;
+  readonly #mailboxes: Mailboxes;
+  readonly #answers: RingReader[];
+  readonly #grants: RingWriter[];
+  readonly #grantsPending: Int32Array;
+  readonly #batchDone: RingWriter[];
+  readonly #donePending: Int32Array;
+  readonly #shardBells: Doorbell[];
+  readonly #deviceDone: RingReader[];
+  readonly #issues: RingWriter[];
+  readonly #issuesPending: Int32Array;
+  readonly #hostOfGpu: Uint8Array;
+  readonly #histograms: HistogramTable;
+
+  /** The newest usable candidate of each model; void while `execNs` is +Infinity. */
+  readonly #execNs: Float64Array;
+  readonly #rankNs: Float64Array;
+  readonly #invalidAfterNs: Float64Array;
+  readonly #leadNs: Float64Array;
+  /** When each candidate becomes due. */
+  readonly #due: TimeTree;
+  /** The due ones that wait for a GPU, by rank, and by −lead. */
+  readonly #waiting: TimeTree;
+  readonly #waitingLead: TimeTree;
+
+  constructor(memory: SharedMemory, observer: Observer | null = null) {
+    this.#observer = observer;
+    const config = memory.config;
+    const models = config.models.length;
+    this.pool = new GpuPool(memory);
+    this.#i32 = new Int32Array(memory.buffer);
+    this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
+    this.#models = models;
+    this.#shards = config.shards;
+    this.#rowsAt = memory.dispatchModels >> 2;
+    this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
+    this.#fresh = new Int32Array(models + 32);
+    this.#mailboxes = new Mailboxes(memory.buffer, memory.candidates, models, CANDIDATE.bytes);
+    this.#answers = memory.shards.map((shard) => new RingReader(shard.answers));
+    this.#grants = memory.shards.map((shard) => new RingWriter(shard.grants));
+    this.#grantsPending = new Int32Array(config.shards);
+    this.#batchDone = memory.shards.map((shard) => new RingWriter(shard.batchDone));
+    this.#donePending = new Int32Array(config.shards);
+    this.#shardBells = memory.shards.map((shard) => new Doorbell(memory.buffer, shard.bell));
+    this.#deviceDone = memory.hosts.map((host) => new RingReader(host.done));
+    this.#issues = memory.hosts.map((host) => new RingWriter(host.issues));
+    this.#issuesPending = new Int32Array(memory.hosts.length);
+    this.#hostOfGpu = Uint8Array.from(config.gpus, (gpu) => gpu.host);
+    this.#histograms = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * models);
+    this.#execNs = new Float64Array(models).fill(Infinity);
+    this.#rankNs = new Float64Array(models);
+    this.#invalidAfterNs = new Float64Array(models);
+    this.#leadNs = new Float64Array(models);
+    this.#due = new TimeTree(models);
+    this.#waiting = new TimeTree(models);
+    this.#waitingLead = new TimeTree(models);
+  }
+
+  /** Batches issued to a device host in the last poll: its thread may need to be woken. */
+  issuedTo(host: number): number {
+    return this.#issuesPending[host]!;
+  }
+
+  poll(): void {
+    const now = this.cells[CELL_NOW]!;
+    this.#issuesPending.fill(0);
+    let work = this.#takeCandidates();
+    work += this.#takeAnswers();
+    work += this.#takeDeviceDone();
+    work += this.#match(now);
+    if (work > 0) this.#commit();
+    this.cells[CELL_WORK] = work;
+    this.cells[CELL_NEXT] = this.#nextEventNs(now);
+  }
+
+  // ---------------------------------------------------------------- what the shards say
+
+  #takeCandidates(): number {
+    const count = this.#dirty.collect(this.#fresh);
+    const mailboxes = this.#mailboxes;
+    for (let k = 0; k < count; k++) {
+      const model = this.#fresh[k]!;
+      const at = mailboxes.take(model);
+      if (at < 0) continue;
+      // Any other stamp speaks of a state before an answer that is still under way; the shard publishes again after it.
+      if (mailboxes.i32[at + CANDIDATE.at.stamp] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL.at.issued]) continue;
+      this.#forget(model);
+      if (mailboxes.i32[at + CANDIDATE.at.size] === 0) continue;
+      const double = at >> 1;
+      const exec = mailboxes.f64[double + CANDIDATE.at.execNs]!;
+      const lead = mailboxes.f64[double + CANDIDATE.at.leadNs]!;
+      this.#execNs[model] = exec;
+      this.#rankNs[model] = mailboxes.f64[double + CANDIDATE.at.rankNs]!;
+      this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE.at.invalidAfterNs]!;
+      this.#leadNs[model] = lead;
+      this.#due.set(model, exec - lead);
+    }
+    return count;
+  }
+
+  /** The model has no candidate any more. */
+  #forget(model: number): void {
+    this.#execNs[model] = Infinity;
+    this.#due.set(model, Infinity);
+    this.#waiting.set(model, Infinity);
+    this.#waitingLead.set(model, Infinity);
+  }
+
+  #takeAnswers(): number {
+    let work = 0;
+    for (let shard = 0; shard < this.#answers.length; shard++) {
+      const lane = this.#answers[shard]!;
+      const count = lane.available(lane.capacity);
+      for (let k = 0; k < count; k++) this.#takeAnswer(lane, lane.word(k), shard);
+      if (count > 0) lane.release(count);
+      work += count;
+    }
+    return work;
+  }
+
+  #takeAnswer(lane: RingReader, at: number, shard: number): void {
+    const words = lane.i32;
+    const gpu = words[at + ANSWER.at.gpu]!;
+    const model = words[at + ANSWER.at.model]!;
+    const number = words[at + ANSWER.at.number]!;
+    if (!this.pool.granted(gpu, model, number)) return;
+    const batchRow = words[at + ANSWER.at.row]!;
+    if (batchRow < 0) {
+      this.pool.refuse(gpu);
+      this.#f64[((this.#rowsAt + model * DISPATCH_MODEL.words) >> 1) + DISPATCH_MODEL.at.refusals]! += 1;
+      return;
+    }
+    const size = words[at + ANSWER.at.size]!;
+    const ready = lane.f64[(at >> 1) + ANSWER.at.readyNs]!;
+    const pool = this.pool;
+    pool.cells[POOL_EXEC] = lane.f64[(at >> 1) + ANSWER.at.execNs]!;
+    pool.cells[POOL_READY] = ready;
+    pool.cells[POOL_LENGTH] = lane.f64[(at >> 1) + ANSWER.at.lengthNs]!;
+    pool.plan(gpu, shard, batchRow, model, size);
+    this.#issue(gpu, shard, batchRow, model, number, size, ready);
+  }
+
+  #issue(gpu: number, shard: number, batchRow: number, model: number, number: number, size: number, readyNs: number): void {
+    const host = this.#hostOfGpu[gpu]!;
+    const lane = this.#issues[host]!;
+    const at = lane.claim();
+    if (at < 0) throw new Error('issue lane is full: more batches under way than its GPUs can hold');
+    lane.i32[at + ISSUE.at.gpu] = gpu;
+    lane.i32[at + ISSUE.at.shard] = shard;
+    lane.i32[at + ISSUE.at.row] = batchRow;
+    lane.i32[at + ISSUE.at.model] = model;
+    lane.i32[at + ISSUE.at.number] = number;
+    lane.i32[at + ISSUE.at.size] = size;
+    lane.f64[(at >> 1) + ISSUE.at.readyNs] = readyNs;
+    this.#issuesPending[host]!++;
+  }
+
+  // ---------------------------------------------------------------- what the devices say
+
+  #takeDeviceDone(): number {
+    let work = 0;
+    for (let host = 0; host < this.#deviceDone.length; host++) {
+      const lane = this.#deviceDone[host]!;
+      const count = lane.available(lane.capacity);
+      for (let k = 0; k < count; k++) this.#takeDone(lane, lane.word(k));
+      if (count > 0) lane.release(count);
+      work += count;
+    }
+    return work;
+  }
+
+  #takeDone(from: RingReader, at: number): void {
+    const gpu = from.i32[at + DEVICE_DONE.at.gpu]!;
+    const shard = from.i32[at + DEVICE_DONE.at.shard]!;
+    const batchRow = from.i32[at + DEVICE_DONE.at.row]!;
+    const pool = this.pool;
+    if (!pool.runs(gpu, shard, batchRow)) return;
+    const start = from.f64[(at >> 1) + DEVICE_DONE.at.startNs]!;
+    const end = from.f64[(at >> 1) + DEVICE_DONE.at.endNs]!;
+    const model = this.#i32[pool.row(gpu) + GPU.at.runModel]!;
+    pool.cells[POOL_START] = start;
+    pool.cells[POOL_END] = end;
+    pool.ended(gpu);
+    this.#histograms.record(HISTOGRAM.lateness * this.#models + model, start - pool.cells[POOL_PLANNED]!);
+
+    const to = this.#batchDone[shard]!;
+    const out = to.claim();
+    if (out < 0) throw new Error(`batch-done lane of shard ${shard} is full: more batches than rows`);
+    to.i32[out + BATCH_DONE.at.row] = batchRow;
+    to.i32[out + BATCH_DONE.at.gpu] = gpu;
+    to.i32[out + BATCH_DONE.at.status] = from.i32[at + DEVICE_DONE.at.status]!;
+    to.f64[(out >> 1) + BATCH_DONE.at.startNs] = start;
+    to.f64[(out >> 1) + BATCH_DONE.at.endNs] = end;
+    this.#donePending[shard]!++;
+  }
+
+  // ---------------------------------------------------------------- matching
+
+  #match(now: number): number {
+    const work = this.#moveDueToWaiting(now);
+    return work + this.#grantWaiting(now);
+  }
+
+  #moveDueToWaiting(now: number): number {
+    const due = this.#due;
+    let moved = 0;
+    while (due.nodes[1]! <= now) {
+      const model = due.first();
+      due.set(model, Infinity);
+      moved++;
+      // Too late for this candidate: the shard's own timer makes the next one.
+      if (now + this.#leadNs[model]! > this.#invalidAfterNs[model]!) {
+        this.#forget(model);
+        continue;
+      }
+      this.#waiting.set(model, this.#rankNs[model]!);
+      this.#waitingLead.set(model, -this.#leadNs[model]!);
+    }
+    return moved;
+  }
+
+  #grantWaiting(now: number): number {
+    const waiting = this.#waiting;
+    const freeAt = this.pool.freeAt;
+    let granted = 0;
+    while (waiting.nodes[1]! < Infinity) {
+      const largestLead = -this.#waitingLead.nodes[1]!;
+      if (freeAt.nodes[1]! > now + largestLead) break;
+      const first = this.pool.firstFree(now);
+      if (first < 0) break;
+      const firstFreeNs = freeAt.get(first);
+      if (firstFreeNs > now + largestLead) break;
+      const model = waiting.first();
+      const earliest = now + this.#leadNs[model]!;
+      const soonest = earliest > firstFreeNs ? earliest : firstFreeNs;
+      if (soonest > this.#invalidAfterNs[model]!) {
+        this.#setAside(model, now);
+        continue;
+      }
+      const exec = Math.max(soonest, this.#execNs[model]!);
+      const gpu = this.pool.lowestFreeBy(exec, now);
+      if (this.#observer !== null) this.#observer.granted(now, model, gpu, exec, freeAt.get(gpu));
+      this.#grant(model, gpu);
+      granted++;
+    }
+    return granted;
+  }
+
+  /** No GPU will be free in time for this candidate. One may be yet (an early end, a refusal): it asks again at the last moment. */
+  #setAside(model: number, now: number): void {
+    const lastChance = this.#invalidAfterNs[model]! - this.#leadNs[model]!;
+    if (lastChance <= now) {
+      this.#forget(model);
+      return;
+    }
+    this.#waiting.set(model, Infinity);
+    this.#waitingLead.set(model, Infinity);
+    this.#due.set(model, lastChance);
+  }
+
+  #grant(model: number, gpu: number): void {
+    const row = this.#rowsAt + model * DISPATCH_MODEL.words;
+    const number = (this.#i32[row + DISPATCH_MODEL.at.issued]! + 1) | 0;
+    const gpuFreeNs = this.pool.freeAt.get(gpu);
+    const shard = shardOf(model, this.#shards);
+    this.pool.grant(gpu, model, number);
+    this.#i32[row + DISPATCH_MODEL.at.issued] = number;
+    this.#f64[(row >> 1) + DISPATCH_MODEL.at.grants]! += 1;
+    const lane = this.#grants[shard]!;
+    const at = lane.claim();
+    if (at < 0) throw new Error(`grant lane of shard ${shard} is full: more than one grant under way per model`);
+    lane.i32[at + GRANT.at.model] = model;
+    lane.i32[at + GRANT.at.number] = number;
+    lane.i32[at + GRANT.at.gpu] = gpu;
+    lane.i32[at + GRANT.at.flags] = 0;
+    lane.f64[(at >> 1) + GRANT.at.gpuFreeNs] = gpuFreeNs;
+    this.#grantsPending[shard]!++;
+    this.#forget(model);
+  }
+
+  // ---------------------------------------------------------------- end of a poll
+
+  #commit(): void {
+    for (let host = 0; host < this.#issues.length; host++) if (this.#issuesPending[host]! > 0) this.#issues[host]!.commit();
+    for (let shard = 0; shard < this.#shards; shard++) {
+      if (this.#grantsPending[shard]! + this.#donePending[shard]! === 0) continue;
+      this.#grants[shard]!.commit();
+      this.#batchDone[shard]!.commit();
+      this.#grantsPending[shard] = 0;
+      this.#donePending[shard] = 0;
+      this.#shardBells[shard]!.ring();
+    }
+  }
+
+  #nextEventNs(now: number): number {
+    const due = this.#due.nodes[1]!;
+    if (this.#waiting.nodes[1] === Infinity) return due;
+    const freeAt = this.pool.freeAt.nodes[1]! + this.#waitingLead.nodes[1]!;
+    // A GPU that is free by now and still not granted is overdue: its end will wake us.
+    const next = freeAt > now ? freeAt : Infinity;
+    return next < due ? next : due;
+  }
+}

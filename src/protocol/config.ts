@@ -1,0 +1,77 @@
+/** What every thread of a scheduler is told at its start: plain data, cloned by postMessage. */
+import type { ClockOrigin } from '../clock/clock.js';
+
+/** Index = the number in `ModelConfig.dropPolicy` (ALGORITHM.md 1.2). */
+export const DROP_POLICIES = ['window', 'timeout', 'never'] as const;
+export type DropPolicy = (typeof DROP_POLICIES)[number];
+export const DROP_WINDOW = 0;
+export const DROP_TIMEOUT = 1;
+export const DROP_NEVER = 2;
+
+/** Index = the number in `ModelConfig.condition`: when a batch that could run is worth starting (ALGORITHM.md 1.4). */
+export const CONDITIONS = ['frontrun', 'latest', 'immediate', 'target-size', 'target-delay'] as const;
+export type Condition = (typeof CONDITIONS)[number];
+export const WANT_FRONTRUN = 0;
+export const WANT_LATEST = 1;
+export const WANT_IMMEDIATE = 2;
+export const WANT_TARGET_SIZE = 3;
+export const WANT_TARGET_DELAY = 4;
+
+export interface ModelConfig {
+  readonly name: string;
+  readonly sloNs: number;
+  /** Index into `SchedulerConfig.profiles`. */
+  readonly profile: number;
+  readonly maxBatch: number;
+  readonly dropPolicy: number;
+  readonly condition: number;
+  /** Requests that may wait in this model's queue. */
+  readonly maxQueue: number;
+}
+
+/** Which thread runs a GPU's batches. */
+export const HOST_EMULATED = 0;
+export const HOST_CALLBACK = 1;
+export const DEVICE_HOSTS = 2;
+
+export interface GpuConfig {
+  readonly host: number;
+  /** Emulated: execution time is ℓ(b) · slowdown · (1 + jitter · normal), at least 0. */
+  readonly slowdown: number;
+  readonly jitter: number;
+  /** Emulated: share of batches that fail. */
+  readonly failureRate: number;
+  readonly seed: number;
+}
+
+/** The delays of ALGORITHM.md 1.1, in ns. */
+export interface Margins {
+  /** c: grant → batch issued at the device. */
+  readonly controlNs: number;
+  /** δ: input transfer per request. */
+  readonly transferNs: number;
+  /** r: device end → the client has the result. */
+  readonly responseNs: number;
+  /** j: kept off the schedulable window for the error of timers. */
+  readonly jitterNs: number;
+  /** Whether c, r and j follow what is measured while running; otherwise they stay as given. */
+  readonly measured: boolean;
+}
+
+export interface SchedulerConfig {
+  readonly models: readonly ModelConfig[];
+  /** ℓ in ns, index = batch size 0 … maxBatch + 1: [0] is 0 and [maxBatch + 1] is +Infinity. Shared by models with equal profiles. */
+  readonly profiles: readonly Float64Array[];
+  readonly gpus: readonly GpuConfig[];
+  readonly shards: number;
+  readonly maxClients: number;
+  /** log2 of the request slots per client: requests in flight at once. */
+  readonly slotShift: number;
+  readonly margins: Margins;
+  readonly origin: ClockOrigin;
+}
+
+/** The shard that owns a model. */
+export function shardOf(model: number, shards: number): number {
+  return model % shards;
+}

@@ -1,0 +1,16 @@
+/**
+ * What tests and the simulator may watch. Roles call it where a decision is made; live schedulers have none,
+ * which costs one comparison per batch. All times in ns.
+ */
+export interface Observer {
+  /** The dispatcher has granted `gpu` to `model`. `freeAtNs` of the GPU before the grant, `execNs` as expected now. Called before the GPU is marked granted. */
+  granted(nowNs: number, model: number, gpu: number, execNs: number, freeAtNs: number): void;
+  /** A shard has closed a batch of `size`: `slots[from … from + size - 1]`. */
+  planned(nowNs: number, model: number, gpu: number, size: number, execNs: number, invalidAfterNs: number, slots: Int32Array, from: number): void;
+  /** A shard has refused a grant. */
+  refused(nowNs: number, model: number, gpu: number): void;
+  /** A shard has dropped a request as expired, while it chose a batch of `size` that could start no earlier than now + c + δ·size and `gpuFreeNs`. */
+  expired(nowNs: number, model: number, slot: number, size: number, gpuFreeNs: number): void;
+  /** A shard has published a candidate; size 0 = none. `timerNs` is when it will look again by itself. */
+  published(nowNs: number, model: number, size: number, execNs: number, timerNs: number): void;
+}

@@ -1,0 +1,197 @@
+/**
+ * The one shared buffer of a scheduler and where everything lies in it. Made once by the thread that creates
+ * the scheduler, cloned to all others.
+ *
+ *   control words, doorbells, margins
+ *   per client      model rows, histograms
+ *   per client and shard   request lane ▶   ◀ completion lane
+ *   slot table (all clients)
+ *   per shard       cancel bitmap, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
+ *   candidates      dirty bitmap, mailboxes
+ *   model rows      of the shards, of the dispatcher; histograms
+ *   GPU rows
+ *   per device host issue lane ▶ ◀ done lane
+ *
+ * Lanes are sized by what can be under way at once, so they cannot fill: a full one is a broken invariant.
+ */
+import { BufferPlan, LINE_BYTES } from '../ringbuf/layout.js';
+import { dirtyBitmapBytes } from '../ringbuf/dirty-bitmap.js';
+import { DOORBELL_BYTES } from '../ringbuf/doorbell.js';
+import { HistogramTable } from '../ringbuf/log-linear.js';
+import { initMailboxes, mailboxBytes } from '../ringbuf/mailbox.js';
+import { ringBytes, type RingPlace } from '../ringbuf/spsc-ring.js';
+import { RubatoError } from '../model/errors.js';
+import { DEVICE_HOSTS, type SchedulerConfig } from './config.js';
+import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, REQUEST } from './records.js';
+import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
+
+/** Words of the control piece, one line each. Written by the thread that made the scheduler unless said. */
+export const CONTROL_STATE = 0;
+/** Beats of the scheduler thread (written by it). */
+export const CONTROL_HEARTBEAT = LINE_BYTES / 4;
+export const CONTROL_BYTES = 2 * LINE_BYTES;
+
+export const STATE_RUNNING = 0;
+/** Queued requests end as `closed`; batches that run are waited for. */
+export const STATE_CLOSING = 1;
+/** Threads leave their loops. */
+export const STATE_STOPPED = 2;
+
+/** Doubles of the margins piece, one line each: c is written by the dispatcher, j by the host of the roles, r by the clients, δ is fixed. */
+export const MARGIN_CONTROL = 0;
+export const MARGIN_TRANSFER = LINE_BYTES / 8;
+export const MARGIN_RESPONSE = (2 * LINE_BYTES) / 8;
+export const MARGIN_JITTER = (3 * LINE_BYTES) / 8;
+export const MARGIN_BYTES = 4 * LINE_BYTES;
+
+export interface ShardPlace {
+  readonly bell: number;
+  readonly cancel: number;
+  readonly batchRows: number;
+  /** Slot numbers per row of the batch table. */
+  readonly batchStride: number;
+  readonly batchHeaders: number;
+  readonly batchSlots: number;
+  readonly grants: RingPlace;
+  readonly answers: RingPlace;
+  readonly batchDone: RingPlace;
+}
+
+export interface ClientPlace {
+  readonly bell: number;
+  readonly models: number;
+  readonly histograms: number;
+  /** One per shard. */
+  readonly requests: readonly RingPlace[];
+  readonly completions: readonly RingPlace[];
+}
+
+export interface HostPlace {
+  readonly issues: RingPlace;
+  readonly done: RingPlace;
+}
+
+/** Byte offsets into `buffer`, and the lanes. */
+export interface SharedMemory {
+  readonly buffer: SharedArrayBuffer;
+  readonly config: SchedulerConfig;
+  readonly control: number;
+  readonly margins: number;
+  readonly dispatcherBell: number;
+  readonly slots: number;
+  readonly clients: readonly ClientPlace[];
+  readonly shards: readonly ShardPlace[];
+  readonly candidateDirty: number;
+  readonly candidates: number;
+  readonly shardModels: number;
+  readonly dispatchModels: number;
+  readonly histograms: number;
+  readonly gpus: number;
+  readonly hosts: readonly HostPlace[];
+}
+
+/** Smallest power of two that is at least `n`. */
+export function powerOfTwo(n: number): number {
+  let power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
+class LanePlan extends BufferPlan {
+  readonly lanes: { byteOffset: number; capacity: number; recordBytes: number }[] = [];
+
+  lane(minimum: number, recordBytes: number): number {
+    const capacity = powerOfTwo(minimum);
+    return this.lanes.push({ byteOffset: this.take(ringBytes(capacity, recordBytes)), capacity, recordBytes }) - 1;
+  }
+}
+
+/** Lays out and allocates the shared memory of a scheduler. Throws with the arithmetic if it would exceed 2 GiB. */
+export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
+  const plan = new LanePlan();
+  const models = config.models.length;
+  const gpus = config.gpus.length;
+  const slotsPerClient = 2 ** config.slotShift;
+  const maxBatch = Math.max(...config.models.map((model) => model.maxBatch));
+  const batchRows = powerOfTwo(Math.max(16, 2 * gpus));
+
+  const control = plan.take(CONTROL_BYTES);
+  const margins = plan.take(MARGIN_BYTES);
+  const dispatcherBell = plan.take(DOORBELL_BYTES);
+
+  const clients = Array.from({ length: config.maxClients }, () => ({
+    bell: plan.take(DOORBELL_BYTES),
+    models: plan.take(models * CLIENT_MODEL.bytes),
+    histograms: plan.take(HistogramTable.bytes(CLIENT_HISTOGRAMS * models)),
+    requests: Array.from({ length: config.shards }, () => plan.lane(2 * slotsPerClient, REQUEST.bytes)),
+    completions: Array.from({ length: config.shards }, () => plan.lane(2 * slotsPerClient, COMPLETION.bytes)),
+  }));
+  const slots = plan.take(config.maxClients * slotsPerClient * SLOT.bytes);
+
+  const shards = Array.from({ length: config.shards }, () => ({
+    bell: plan.take(DOORBELL_BYTES),
+    cancel: plan.take(dirtyBitmapBytes(config.maxClients * slotsPerClient)),
+    batchRows,
+    batchStride: maxBatch,
+    batchHeaders: plan.take(batchRows * BATCH.bytes),
+    batchSlots: plan.take(batchRows * maxBatch * 4),
+    grants: plan.lane(2 * models, GRANT.bytes),
+    answers: plan.lane(2 * models, ANSWER.bytes),
+    batchDone: plan.lane(batchRows, BATCH_DONE.bytes),
+  }));
+  const candidateDirty = plan.take(dirtyBitmapBytes(models));
+  const candidates = plan.take(mailboxBytes(models, CANDIDATE.bytes));
+  const shardModels = plan.take(models * SHARD_MODEL.bytes);
+  const dispatchModels = plan.take(models * DISPATCH_MODEL.bytes);
+  const histograms = plan.take(HistogramTable.bytes(SCHEDULER_HISTOGRAMS * models));
+  const gpuRows = plan.take(gpus * GPU.bytes);
+  const hosts = Array.from({ length: DEVICE_HOSTS }, () => ({
+    issues: plan.lane(4 * gpus, ISSUE.bytes),
+    done: plan.lane(4 * gpus, DEVICE_DONE.bytes),
+  }));
+
+  if (plan.bytes >= 2 ** 31) {
+    const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+    throw new RubatoError(
+      'ERR_RUBATO_MEMORY',
+      `the scheduler would need ${mib(plan.bytes)} of shared memory, at most 2048 MiB are possible: ` +
+        `${config.maxClients} clients × ${slotsPerClient} slots × ${SLOT.bytes} B = ${mib(config.maxClients * slotsPerClient * SLOT.bytes)}, ` +
+        `batch tables ${config.shards} × ${batchRows} rows × ${maxBatch} × 4 B = ${mib(config.shards * batchRows * maxBatch * 4)}, ` +
+        `histograms of ${models} models ${mib(HistogramTable.bytes((SCHEDULER_HISTOGRAMS + config.maxClients * CLIENT_HISTOGRAMS) * models))}`,
+    );
+  }
+
+  const buffer = new SharedArrayBuffer(plan.bytes);
+  initMailboxes(buffer, candidates, models, CANDIDATE.bytes);
+  const marginWords = new Float64Array(buffer, margins, MARGIN_BYTES / 8);
+  marginWords[MARGIN_CONTROL] = config.margins.controlNs;
+  marginWords[MARGIN_TRANSFER] = config.margins.transferNs;
+  marginWords[MARGIN_RESPONSE] = config.margins.responseNs;
+  marginWords[MARGIN_JITTER] = config.margins.jitterNs;
+  const gpuWords = new Int32Array(buffer, gpuRows, (gpus * GPU.bytes) / 4);
+  for (let gpu = 0; gpu < gpus; gpu++) {
+    const at = gpu * GPU.words;
+    gpuWords[at + GPU.at.grantModel] = -1;
+    gpuWords[at + GPU.at.runRow] = -1;
+    gpuWords[at + GPU.at.nextRow] = -1;
+  }
+
+  const place = (lane: number): RingPlace => ({ buffer, ...plan.lanes[lane]! });
+  return {
+    buffer,
+    config,
+    control,
+    margins,
+    dispatcherBell,
+    slots,
+    clients: clients.map((client) => ({ ...client, requests: client.requests.map(place), completions: client.completions.map(place) })),
+    shards: shards.map((shard) => ({ ...shard, grants: place(shard.grants), answers: place(shard.answers), batchDone: place(shard.batchDone) })),
+    candidateDirty,
+    candidates,
+    shardModels,
+    dispatchModels,
+    histograms,
+    gpus: gpuRows,
+    hosts: hosts.map((host) => ({ issues: place(host.issues), done: place(host.done) })),
+  };
+}

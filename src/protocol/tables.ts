@@ -1,0 +1,122 @@
+/**
+ * The durable tables: who writes which word, and which store publishes it. Everything else in the scheduler
+ * (queues, windows, trees, timers) is a cache that can be rebuilt from these.
+ *
+ * Slot table, 48 bytes per slot (number = client << slotShift | index). The line changes owner with the request:
+ *
+ *   f64 0 arrivalNs          client      when the request was due
+ *   f64 1 deadlineNs         client      arrival + SLO − r
+ *   f64 2 endNs              shard       device end, or the time of the drop
+ *   i32 6 generation         client      counts the uses of the slot; request is published by the lane's commit
+ *   i32 7 model              client
+ *   i32 8 cancel             client      the generation that is no longer wanted (Atomics.store, then the cancel bitmap)
+ *   i32 9 outcomeGeneration  shard       = generation once the outcome stands; published by the completion's commit
+ *   i32 10 outcome           shard       packed, see outcome.ts
+ *   f32 11 durationNs        shard       device end − device start
+ *
+ * Batch table of a shard, all words written by that shard:
+ *   per row a header of 32 bytes  i32 state, model, number, size, gpu, spare…   and `stride` slot numbers.
+ *   A row is taken when a grant is answered with a plan and freed when its batch-done has been read.
+ *
+ * Model rows, 128 bytes each, one region per writer (shard, dispatcher), and a region per client (32 bytes per model).
+ * GPU rows, 128 bytes, written by the dispatcher.
+ *
+ * Counters and times are float64: aligned 8-byte stores are single instructions on the supported x64 and arm64.
+ */
+import { defineRecord, LINE_BYTES } from '../ringbuf/layout.js';
+
+export const SLOT = defineRecord('slot', {
+  arrivalNs: 'f64',
+  deadlineNs: 'f64',
+  endNs: 'f64',
+  generation: 'i32',
+  model: 'i32',
+  cancel: 'i32',
+  outcomeGeneration: 'i32',
+  outcome: 'i32',
+  durationNs: 'i32', // read and written through a Float32Array over the same words
+});
+export const SLOT_WORDS = SLOT.words;
+export const SLOT_DOUBLES = SLOT.words / 2;
+
+export const BATCH = defineRecord('batch', { state: 'i32', model: 'i32', number: 'i32', size: 'i32', gpu: 'i32', spare: 'i32' }, 32);
+export const BATCH_FREE = 0;
+export const BATCH_OPEN = 1;
+
+/** Written by the shard that owns the model. Counters count requests, except `batches`. */
+export const SHARD_MODEL = defineRecord(
+  'shard model row',
+  {
+    answered: 'i32',
+    target: 'i32',
+    ratePerSecond: 'f64',
+    completed: 'f64',
+    late: 'f64',
+    expired: 'f64',
+    queueFull: 'f64',
+    infeasible: 'f64',
+    cancelled: 'f64',
+    failed: 'f64',
+    closed: 'f64',
+    batches: 'f64',
+    batched: 'f64',
+    queued: 'f64',
+  },
+  LINE_BYTES,
+);
+
+/** Doubles between `completed` and the counter of each outcome code, in the order of OUTCOME. */
+export const COUNTER_OF_OUTCOME = SHARD_MODEL.at.completed - 1;
+
+/** Written by the dispatcher. */
+export const DISPATCH_MODEL = defineRecord('dispatch model row', { issued: 'i32', spare: 'i32', grants: 'f64', refusals: 'f64', waited: 'f64' }, LINE_BYTES);
+
+/** Written by a client, one row per model. */
+export const CLIENT_MODEL = defineRecord('client model row', { accepted: 'f64', refused: 'f64', delivered: 'f64', spare: 'f64' });
+
+/** Written by the dispatcher. -1 in `grantModel`, `runRow`, `nextRow` means none. */
+export const GPU = defineRecord(
+  'gpu row',
+  {
+    grantModel: 'i32',
+    grantNumber: 'i32',
+    runShard: 'i32',
+    runRow: 'i32',
+    runModel: 'i32',
+    runSize: 'i32',
+    nextShard: 'i32',
+    nextRow: 'i32',
+    nextModel: 'i32',
+    nextSize: 'i32',
+    /** End of the last batch. */
+    freeNs: 'f64',
+    runExecNs: 'f64',
+    /** Predicted end of the running batch. */
+    runEndNs: 'f64',
+    nextExecNs: 'f64',
+    nextReadyNs: 'f64',
+    nextLengthNs: 'f64',
+    busyNs: 'f64',
+    batches: 'f64',
+    runLengthNs: 'f64',
+  },
+  LINE_BYTES,
+);
+
+/** Histogram kinds; the row of kind k of model m is k · models + m. Who writes it: */
+export const HISTOGRAM = {
+  /** shard: arrival → device start. */
+  wait: 0,
+  /** shard: device start → device end, once per request. */
+  exec: 1,
+  /** shard: requests per batch (a count, not a time), once per batch. */
+  batchSize: 2,
+  /** dispatcher: actual start − planned exec, once per batch. */
+  lateness: 3,
+  /** client: arrival → result read. One region per client. */
+  latency: 0,
+  /** client: device end → result read. */
+  delivery: 1,
+} as const;
+export const SCHEDULER_HISTOGRAMS = 4;
+export const CLIENT_HISTOGRAMS = 2;

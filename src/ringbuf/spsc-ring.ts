@@ -1,0 +1,144 @@
+/**
+ * Single-producer single-consumer ring of fixed-size records in shared memory.
+ *
+ *   byte   0  head   i32   records committed   written by the producer, published by Atomics.store
+ *        128  tail   i32   records released    written by the consumer, published by Atomics.store
+ *        256  records, `capacity` × `recordBytes`
+ *
+ * Positions are 32-bit and wrap: only their difference counts, and it is at most the capacity (≤ 2^30).
+ * Each side keeps the other's position from its last look and looks again only when that is used up,
+ * so a bulk of any length costs one atomic store and at most one atomic load on each side.
+ */
+import { checkPiece, LINE_BYTES } from './layout.js';
+
+const HEADER_BYTES = 2 * LINE_BYTES;
+const MAX_CAPACITY = 2 ** 30;
+
+/** Bytes that a ring takes. Throws if the capacity is not a power of two or the record size not a multiple of 8. */
+export function ringBytes(capacity: number, recordBytes: number): number {
+  if (!Number.isInteger(capacity) || capacity < 1 || capacity > MAX_CAPACITY || (capacity & (capacity - 1)) !== 0) {
+    throw new RangeError(`ring capacity ${capacity}: it must be a power of two between 1 and ${MAX_CAPACITY}`);
+  }
+  if (!Number.isInteger(recordBytes) || recordBytes < 8 || recordBytes % 8 !== 0) {
+    throw new RangeError(`ring record size ${recordBytes}: it must be a positive multiple of 8 bytes`);
+  }
+  return HEADER_BYTES + capacity * recordBytes;
+}
+
+/** Where a ring lies; cloned to the threads that use it. */
+export interface RingPlace {
+  readonly buffer: SharedArrayBuffer;
+  readonly byteOffset: number;
+  readonly capacity: number;
+  readonly recordBytes: number;
+}
+
+/** Sets both positions before either side attaches (tests start near the wrap). A fresh ring starts at 0 by itself. */
+export function resetRing(place: RingPlace, position: number): void {
+  const i32 = new Int32Array(place.buffer);
+  Atomics.store(i32, place.byteOffset >> 2, position | 0);
+  Atomics.store(i32, (place.byteOffset + LINE_BYTES) >> 2, position | 0);
+}
+
+class RingSide {
+  /** Views over the whole buffer; indices come from `claim` and `word`. */
+  readonly i32: Int32Array;
+  readonly f64: Float64Array;
+  readonly capacity: number;
+  protected readonly mask: number;
+  protected readonly words: number;
+  protected readonly base: number;
+  protected readonly headAt: number;
+  protected readonly tailAt: number;
+
+  constructor(place: RingPlace) {
+    checkPiece('ring', place.buffer, place.byteOffset, ringBytes(place.capacity, place.recordBytes));
+    this.i32 = new Int32Array(place.buffer);
+    this.f64 = new Float64Array(place.buffer, 0, place.buffer.byteLength >> 3);
+    this.capacity = place.capacity;
+    this.mask = place.capacity - 1;
+    this.words = place.recordBytes >> 2;
+    this.headAt = place.byteOffset >> 2;
+    this.tailAt = (place.byteOffset + LINE_BYTES) >> 2;
+    this.base = (place.byteOffset + HEADER_BYTES) >> 2;
+  }
+}
+
+/** The producer's side: claim, fill, commit. */
+export class RingWriter extends RingSide {
+  /** Position of the next claim; equals the shared head once everything claimed is committed. */
+  #position: number;
+  /** Claims are allowed up to here: the consumer's last known position + capacity. */
+  #limit: number;
+
+  constructor(place: RingPlace) {
+    super(place);
+    this.#position = Atomics.load(this.i32, this.headAt);
+    this.#limit = (Atomics.load(this.i32, this.tailAt) + this.capacity) | 0;
+  }
+
+  /** Claims one record and returns its word index, or -1 when the ring is full. Nothing is visible before `commit`. */
+  claim(): number {
+    const position = this.#position;
+    if (position === this.#limit) {
+      this.#limit = (Atomics.load(this.i32, this.tailAt) + this.capacity) | 0;
+      if (position === this.#limit) return -1;
+    }
+    this.#position = (position + 1) | 0;
+    return this.base + (position & this.mask) * this.words;
+  }
+
+  /** How many of `count` records could be claimed now. Throws when `count` exceeds the capacity. */
+  room(count: number): number {
+    if (count > this.capacity) throw new RangeError(`room for ${count} records was asked of a ring of ${this.capacity}`);
+    let room = (this.#limit - this.#position) | 0;
+    if (room < count) {
+      this.#limit = (Atomics.load(this.i32, this.tailAt) + this.capacity) | 0;
+      room = (this.#limit - this.#position) | 0;
+    }
+    return room < count ? room : count;
+  }
+
+  /** Publishes everything claimed so far with one atomic store. */
+  commit(): void {
+    Atomics.store(this.i32, this.headAt, this.#position);
+  }
+
+  /** Forgets the claims that were not committed. */
+  abort(): void {
+    this.#position = Atomics.load(this.i32, this.headAt);
+  }
+}
+
+/** The consumer's side: available, word, release. */
+export class RingReader extends RingSide {
+  #position: number;
+  #head: number;
+
+  constructor(place: RingPlace) {
+    super(place);
+    this.#position = Atomics.load(this.i32, this.tailAt);
+    this.#head = Atomics.load(this.i32, this.headAt);
+  }
+
+  /** How many records can be read now, at most `limit`. */
+  available(limit: number): number {
+    let ready = (this.#head - this.#position) | 0;
+    if (ready < limit) {
+      this.#head = Atomics.load(this.i32, this.headAt);
+      ready = (this.#head - this.#position) | 0;
+    }
+    return ready < limit ? ready : limit;
+  }
+
+  /** Word index of the `k`-th unread record. Valid for k < available(). */
+  word(k: number): number {
+    return this.base + ((this.#position + k) & this.mask) * this.words;
+  }
+
+  /** Gives `count` records back to the producer with one atomic store. */
+  release(count: number): void {
+    this.#position = (this.#position + count) | 0;
+    Atomics.store(this.i32, this.tailAt, this.#position);
+  }
+}

@@ -1,0 +1,229 @@
+/**
+ * The waiting requests of one model in the order (deadline, arrival), cut in two: the *prefix*, older requests that
+ * the window has passed over, and the *suffix*, the window (ALGORITHM.md 1.2).
+ *
+ *   ring       head ─── prefix ─── boundary ─── suffix ─── tail      deadlines that came in order: O(1) each
+ *   heaps      prefix heap               suffix heap                 deadlines that came out of order: O(log n)
+ *
+ * Only four things are ever done: append anywhere, look at or take the oldest of either part, pass the oldest of
+ * the suffix over to the prefix (in the ring: boundary + 1), and remove a cancelled one (in the ring: a tombstone).
+ *
+ * An element goes to a heap only if a later deadline has been appended to the ring since the queue was last empty
+ * (`lastDeadline`), so among equals the ring's are always the earlier arrivals and need no order of their own.
+ */
+import { SlotHeap } from './slot-heap.js';
+
+/** Index into `oldest`. */
+export const PREFIX = 0;
+export const SUFFIX = 1;
+const LAST = 2;
+const BOUNDARY = 3;
+
+const NONE = -1;
+/** Ring positions are kept modulo 2^30 in `positions`, so that they are never negative there. */
+const POSITION_MASK = 2 ** 30 - 1;
+const FIRST_CAPACITY = 64;
+
+export class DeadlineQueue {
+  /** Deadline of the oldest of each part, +Infinity when it is empty: `oldest[PREFIX]`, `oldest[SUFFIX]`. */
+  readonly oldest = new Float64Array([Infinity, Infinity, -Infinity, -Infinity]);
+  prefixCount = 0;
+  suffixCount = 0;
+
+  #deadlines = new Float64Array(FIRST_CAPACITY);
+  #slots = new Int32Array(FIRST_CAPACITY);
+  #mask = FIRST_CAPACITY - 1;
+  #head = 0;
+  #boundary = 0;
+  #tail = 0;
+  #order = 0;
+  readonly #prefixHeap: SlotHeap;
+  readonly #suffixHeap: SlotHeap;
+  /** By slot, shared by all queues of a shard: where the slot's entry is. */
+  readonly #positions: Int32Array;
+
+  constructor(positions: Int32Array) {
+    this.#positions = positions;
+    this.#prefixHeap = new SlotHeap(positions, PREFIX);
+    this.#suffixHeap = new SlotHeap(positions, SUFFIX);
+  }
+
+  get count(): number {
+    return this.prefixCount + this.suffixCount;
+  }
+
+  push(slot: number, deadlineNs: number): void {
+    const oldest = this.oldest;
+    if (deadlineNs < oldest[LAST]! && this.prefixCount + this.suffixCount > 0) {
+      this.#pushOutOfOrder(slot, deadlineNs);
+      return;
+    }
+    if (((this.#tail - this.#head) | 0) > this.#mask) this.#makeRoom();
+    const at = this.#tail & this.#mask;
+    this.#deadlines[at] = deadlineNs;
+    this.#slots[at] = slot;
+    this.#positions[slot] = this.#tail & POSITION_MASK;
+    this.#tail = (this.#tail + 1) | 0;
+    oldest[LAST] = deadlineNs;
+    if (this.suffixCount++ === 0) oldest[SUFFIX] = deadlineNs;
+  }
+
+  /** Passes the oldest of the suffix over to the prefix. The suffix must not be empty. */
+  pass(): void {
+    const deadline = this.oldest[SUFFIX]!;
+    if (this.#oldestIsInHeap(SUFFIX)) {
+      const order = this.#suffixHeap.firstOrder();
+      this.#prefixHeap.push(this.#suffixHeap.shift(), deadline, order);
+    } else {
+      this.#boundary = (this.#boundary + 1) | 0;
+    }
+    this.suffixCount--;
+    if (this.prefixCount++ === 0) this.oldest[PREFIX] = deadline;
+    this.oldest[BOUNDARY] = deadline;
+    this.#lookAgain(SUFFIX);
+  }
+
+  /** Takes the oldest of a part out and returns its slot. The part must not be empty. */
+  shift(part: number): number {
+    let slot: number;
+    if (this.#oldestIsInHeap(part)) {
+      slot = (part === PREFIX ? this.#prefixHeap : this.#suffixHeap).shift();
+    } else if (part === PREFIX) {
+      slot = this.#slots[this.#head & this.#mask]!;
+      this.#head = (this.#head + 1) | 0;
+    } else {
+      slot = this.#slots[this.#boundary & this.#mask]!;
+      this.#slots[this.#boundary & this.#mask] = NONE;
+      this.#boundary = (this.#boundary + 1) | 0;
+      if (this.prefixCount === 0) this.#head = this.#boundary;
+    }
+    if (part === PREFIX) this.prefixCount--;
+    else this.suffixCount--;
+    this.#lookAgain(part);
+    return slot;
+  }
+
+  /** Takes the `count` oldest, prefix before suffix, into `out` from `at`. There must be that many. */
+  takeOldest(count: number, out: Int32Array, at: number): void {
+    let left = count;
+    while (left > 0 && this.prefixCount > 0) out[at + count - left--] = this.shift(PREFIX);
+    if (left > 0 && this.#suffixHeap.count === 0 && this.prefixCount === 0) left = this.#takeRun(left, out, at + count - left);
+    while (left > 0) out[at + count - left--] = this.shift(SUFFIX);
+  }
+
+  /** Takes from the ring alone, without looking at the head after each; returns how many are left to take. */
+  #takeRun(count: number, out: Int32Array, at: number): number {
+    const slots = this.#slots;
+    const mask = this.#mask;
+    let position = this.#boundary;
+    let taken = 0;
+    while (taken < count && position !== this.#tail) {
+      const slot = slots[position & mask]!;
+      position = (position + 1) | 0;
+      if (slot !== NONE) out[at + taken++] = slot;
+    }
+    this.#head = this.#boundary = position;
+    this.suffixCount -= taken;
+    this.#lookAgain(SUFFIX);
+    return count - taken;
+  }
+
+  /** Removes the request in `slot` if it waits here; returns whether it did. A stale position finds another slot, or none. */
+  remove(slot: number): boolean {
+    const position = this.#positions[slot]!;
+    if (position < 0) {
+      const code = -1 - position;
+      const part = code & 1;
+      if (!(part === PREFIX ? this.#prefixHeap : this.#suffixHeap).removeIfAt(code >> 1, slot)) return false;
+      this.#removed(part);
+      return true;
+    }
+    const at = position & this.#mask;
+    const fromHead = (position - this.#head) & POSITION_MASK;
+    if (fromHead >= ((this.#tail - this.#head) | 0) || this.#slots[at] !== slot) return false;
+    this.#slots[at] = NONE;
+    this.#removed(((position - this.#boundary) << 2) < 0 ? PREFIX : SUFFIX);
+    return true;
+  }
+
+  #removed(part: number): void {
+    if (part === PREFIX) this.prefixCount--;
+    else this.suffixCount--;
+    this.#lookAgain(part);
+  }
+
+  #pushOutOfOrder(slot: number, deadlineNs: number): void {
+    this.#order = (this.#order + 1) | 0;
+    // A request that sorts before what the window has passed over is passed over with it.
+    if (this.prefixCount > 0 && deadlineNs < this.oldest[BOUNDARY]!) {
+      this.#prefixHeap.push(slot, deadlineNs, this.#order);
+      this.prefixCount++;
+      if (deadlineNs < this.oldest[PREFIX]!) this.oldest[PREFIX] = deadlineNs;
+    } else {
+      this.#suffixHeap.push(slot, deadlineNs, this.#order);
+      this.suffixCount++;
+      if (deadlineNs < this.oldest[SUFFIX]!) this.oldest[SUFFIX] = deadlineNs;
+    }
+  }
+
+  /** Whether the oldest of a non-empty part is in its heap. Skips tombstones, so that the ring's head is real. */
+  #oldestIsInHeap(part: number): boolean {
+    const heap = part === PREFIX ? this.#prefixHeap : this.#suffixHeap;
+    if (heap.count === 0) return false;
+    const inRing = part === PREFIX ? this.#head !== this.#boundary : this.#boundary !== this.#tail;
+    if (!inRing) return true;
+    const at = (part === PREFIX ? this.#head : this.#boundary) & this.#mask;
+    return heap.firstDeadline() < this.#deadlines[at]!;
+  }
+
+  /** Skips tombstones at the head of a part and notes the deadline of its oldest. */
+  #lookAgain(part: number): void {
+    const slots = this.#slots;
+    const mask = this.#mask;
+    let first: number;
+    let end: number;
+    if (part === PREFIX) {
+      first = this.#head;
+      end = this.#boundary;
+      while (first !== end && slots[first & mask] === NONE) first = (first + 1) | 0;
+      this.#head = first;
+    } else {
+      first = this.#boundary;
+      end = this.#tail;
+      while (first !== end && slots[first & mask] === NONE) first = (first + 1) | 0;
+      if (this.#head === this.#boundary) this.#head = first;
+      this.#boundary = first;
+    }
+    const heap = part === PREFIX ? this.#prefixHeap : this.#suffixHeap;
+    const ring = first === end ? Infinity : this.#deadlines[first & mask]!;
+    const top = heap.count === 0 ? Infinity : heap.firstDeadline();
+    this.oldest[part] = top < ring ? top : ring;
+  }
+
+  /** The ring is full: close the gaps that cancelled requests have left, or double it. Amortised O(1) per push. */
+  #makeRoom(): void {
+    const capacity = this.#mask + 1;
+    const live = this.prefixCount + this.suffixCount - this.#prefixHeap.count - this.#suffixHeap.count;
+    const grown = live > capacity / 2 ? 2 * capacity : capacity;
+    const deadlines = new Float64Array(grown);
+    const slots = new Int32Array(grown);
+    const mask = grown - 1;
+    let to = this.#head;
+    let boundary = this.#head;
+    for (let from = this.#head; from !== this.#tail; from = (from + 1) | 0) {
+      if (from === this.#boundary) boundary = to;
+      const slot = this.#slots[from & this.#mask]!;
+      if (slot === NONE) continue;
+      deadlines[to & mask] = this.#deadlines[from & this.#mask]!;
+      slots[to & mask] = slot;
+      this.#positions[slot] = to & POSITION_MASK;
+      to = (to + 1) | 0;
+    }
+    if (this.#boundary === this.#tail) boundary = to;
+    this.#deadlines = deadlines;
+    this.#slots = slots;
+    this.#mask = mask;
+    this.#boundary = boundary;
+    this.#tail = to;
+  }
+}

@@ -1,0 +1,539 @@
+/**
+ * The shard role: owns a set of models and the life of their requests.
+ *
+ * One poll: take in what has arrived (requests, cancels, ended batches, due timers), answer grants, then decide
+ * *once per touched model* what it would run next and publish that to the dispatcher.
+ * An answer is committed before the candidate that carries its stamp is published (DESIGN.md, ordered by number).
+ */
+import { TimeTree } from '../clock/time-tree.js';
+import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
+import { Doorbell } from '../ringbuf/doorbell.js';
+import { Mailboxes } from '../ringbuf/mailbox.js';
+import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import {
+  type SchedulerConfig,
+  shardOf,
+  WANT_FRONTRUN,
+  WANT_IMMEDIATE,
+  WANT_LATEST,
+  WANT_TARGET_DELAY,
+  WANT_TARGET_SIZE,
+} from '../protocol/config.js';
+import type { Observer } from '../protocol/observer.js';
+import { OUTCOME } from '../protocol/outcome.js';
+import { ANSWER, BATCH_DONE, CANDIDATE, GRANT, GRANT_EARLY, REQUEST } from '../protocol/records.js';
+import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
+import {
+  CONTROL_STATE,
+  MARGIN_CONTROL,
+  MARGIN_JITTER,
+  MARGIN_RESPONSE,
+  MARGIN_TRANSFER,
+  type SharedMemory,
+  type ShardPlace,
+  STATE_RUNNING,
+} from '../protocol/shared-memory.js';
+import { BATCH, BATCH_FREE, BATCH_OPEN, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
+import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
+import { DeadlineQueue } from './deadline-queue.js';
+import { Ledger, LEDGER_END, LEDGER_NOW, LEDGER_START } from './ledger.js';
+import { firstTargetBatch, RateMeter, targetBatch } from './rate-meter.js';
+
+/** Requests taken from one lane per poll. Bounds a poll to about 100 µs. */
+const REQUESTS_PER_POLL = 2048;
+
+/** What `#window` computes for the batch at hand. */
+const WINDOW_EARLIEST = 0;
+const WINDOW_READY = 1;
+const WINDOW_RANK = 2;
+const WINDOW_INVALID_AFTER = 3;
+const WINDOW_LEAD = 4;
+
+export class ShardRole implements Role {
+  readonly cells = roleCells();
+  readonly #observer: Observer | null;
+  readonly #config: SchedulerConfig;
+  readonly #place: ShardPlace;
+  readonly #i32: Int32Array;
+  readonly #f64: Float64Array;
+  readonly #controlAt: number;
+  readonly #marginsAt: number;
+  readonly #slotWord: number;
+  readonly #slotDouble: number;
+  readonly #rowsAt: number;
+  readonly #headersAt: number;
+  readonly #batchSlotsAt: number;
+
+  readonly #requests: RingReader[];
+  readonly #grants: RingReader;
+  readonly #answers: RingWriter;
+  readonly #batchDone: RingReader;
+  readonly #cancels: DirtyBitmap;
+  readonly #cancelled = new Int32Array(256);
+  readonly #mailboxes: Mailboxes;
+  readonly #dirty: DirtyBitmap;
+  readonly #dispatcherBell: Doorbell;
+  readonly #ledger: Ledger;
+
+  readonly #policy = new BatchPolicy();
+  readonly #meter: RateMeter;
+  readonly #timers: TimeTree;
+  readonly #window = new Float64Array(8);
+  /** By model; models of other shards have none. */
+  readonly #queues: DeadlineQueue[] = [];
+  readonly #latencies: Float64Array[] = [];
+  readonly #maxBatch: Int32Array;
+  readonly #maxQueue: Int32Array;
+  readonly #target: Int32Array;
+  readonly #hint: Int32Array;
+  readonly #lastExecNs: Float64Array;
+  readonly #touched: Int32Array;
+  readonly #isTouched: Uint8Array;
+  #touchedCount = 0;
+  /** The candidate published last, to leave out what would change nothing. */
+  readonly #publishedStamp: Int32Array;
+  readonly #publishedSize: Int32Array;
+  readonly #publishedExecNs: Float64Array;
+  readonly #publishedInvalidNs: Float64Array;
+  /** Numbers of free batch rows, a stack. */
+  readonly #freeRows: Int32Array;
+  #freeRowCount = 0;
+  #closing = false;
+
+  constructor(memory: SharedMemory, shard: number, observer: Observer | null = null) {
+    this.#observer = observer;
+    const config = memory.config;
+    const place = memory.shards[shard]!;
+    const models = config.models.length;
+    this.#config = config;
+    this.#place = place;
+    this.#i32 = new Int32Array(memory.buffer);
+    this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
+    this.#controlAt = (memory.control >> 2) + CONTROL_STATE;
+    this.#marginsAt = memory.margins >> 3;
+    this.#slotWord = memory.slots >> 2;
+    this.#slotDouble = memory.slots >> 3;
+    this.#rowsAt = memory.shardModels >> 2;
+    this.#headersAt = place.batchHeaders >> 2;
+    this.#batchSlotsAt = place.batchSlots >> 2;
+
+    this.#requests = memory.clients.map((client) => new RingReader(client.requests[shard]!));
+    this.#grants = new RingReader(place.grants);
+    this.#answers = new RingWriter(place.answers);
+    this.#batchDone = new RingReader(place.batchDone);
+    this.#cancels = new DirtyBitmap(memory.buffer, place.cancel, config.maxClients * 2 ** config.slotShift);
+    this.#mailboxes = new Mailboxes(memory.buffer, memory.candidates, models, CANDIDATE.bytes);
+    this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
+    this.#dispatcherBell = new Doorbell(memory.buffer, memory.dispatcherBell);
+    this.#ledger = new Ledger(memory, shard);
+
+    this.#meter = new RateMeter(models);
+    this.#timers = new TimeTree(models);
+    this.#maxBatch = Int32Array.from(config.models, (model) => model.maxBatch);
+    this.#maxQueue = Int32Array.from(config.models, (model) => model.maxQueue);
+    this.#target = new Int32Array(models);
+    this.#hint = new Int32Array(models);
+    this.#lastExecNs = new Float64Array(models);
+    this.#touched = new Int32Array(models);
+    this.#isTouched = new Uint8Array(models);
+    this.#publishedStamp = new Int32Array(models).fill(-1);
+    this.#publishedSize = new Int32Array(models);
+    this.#publishedExecNs = new Float64Array(models);
+    this.#publishedInvalidNs = new Float64Array(models);
+
+    const positions = new Int32Array(config.maxClients * 2 ** config.slotShift);
+    for (let model = 0; model < models; model++) {
+      const latencies = config.profiles[config.models[model]!.profile]!;
+      this.#latencies.push(latencies);
+      this.#queues.push(new DeadlineQueue(positions));
+      if (shardOf(model, config.shards) === shard) {
+        this.#target[model] = firstTargetBatch(latencies, this.#maxBatch[model]!, config.models[model]!.sloNs);
+      }
+    }
+    this.#freeRows = new Int32Array(place.batchRows);
+    for (let row = place.batchRows - 1; row >= 0; row--) this.#freeRows[this.#freeRowCount++] = row;
+  }
+
+  /** Requests of `model` that wait here. For tests and the simulator. */
+  queued(model: number): number {
+    return this.#queues[model]!.count;
+  }
+
+  poll(): void {
+    const cells = this.cells;
+    const now = cells[CELL_NOW]!;
+    this.#ledger.cells[LEDGER_NOW] = now;
+    if (!this.#closing && Atomics.load(this.#i32, this.#controlAt) !== STATE_RUNNING) this.#startClosing();
+
+    let work = this.#drainRequests();
+    work += this.#drainCancels();
+    work += this.#drainBatchDone();
+    work += this.#fireTimers(now);
+    work += this.#answerGrants(now);
+    if (work > 0) {
+      this.#updateTouched(now);
+      this.#ledger.commit();
+    }
+    cells[CELL_NEXT] = this.#timers.nodes[1]!;
+    cells[CELL_WORK] = work;
+  }
+
+  #touch(model: number): void {
+    if (this.#isTouched[model] !== 0) return;
+    this.#isTouched[model] = 1;
+    this.#touched[this.#touchedCount++] = model;
+  }
+
+  // ---------------------------------------------------------------- arrivals
+
+  #drainRequests(): number {
+    let work = 0;
+    for (let client = 0; client < this.#requests.length; client++) {
+      const lane = this.#requests[client]!;
+      const count = lane.available(REQUESTS_PER_POLL);
+      if (count === 0) continue;
+      if (this.#closing) this.#refuseAll(lane, count);
+      else this.#admit(lane, count);
+      lane.release(count);
+      work += count;
+    }
+    return work;
+  }
+
+  #admit(lane: RingReader, count: number): void {
+    const i32 = this.#i32;
+    const f64 = this.#f64;
+    const queues = this.#queues;
+    const isTouched = this.#isTouched;
+    const arrivals = this.#meter.arrivals;
+    const maxQueue = this.#maxQueue;
+    const slotWord = this.#slotWord;
+    const slotDouble = this.#slotDouble;
+    const laneWords = lane.i32;
+    const overheadNs = f64[this.#marginsAt + MARGIN_CONTROL]! + f64[this.#marginsAt + MARGIN_TRANSFER]!;
+    for (let k = 0; k < count; k++) {
+      const at = lane.word(k);
+      const slot = laneWords[at + REQUEST.at.slot]!;
+      const word = slotWord + slot * SLOT_WORDS;
+      if (laneWords[at + REQUEST.at.generation] !== i32[word + SLOT.at.generation]) throw new Error(`request for slot ${slot}: its generation is not the slot's`);
+      const model = i32[word + SLOT.at.model]!;
+      const double = slotDouble + slot * SLOT_DOUBLES;
+      const deadline = f64[double + SLOT.at.deadlineNs]!;
+      if (isTouched[model] === 0) this.#firstOfPoll(model);
+      arrivals[model]!++;
+      const queue = queues[model]!;
+      if (i32[word + SLOT.at.cancel] === i32[word + SLOT.at.generation]) {
+        this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
+      } else if (f64[double + SLOT.at.arrivalNs]! + overheadNs + this.#latencies[model]![1]! > deadline) {
+        this.#ledger.endUnrun(slot, model, OUTCOME.infeasible);
+      } else if (queue.prefixCount + queue.suffixCount >= maxQueue[model]!) {
+        this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
+      } else {
+        queue.push(slot, deadline);
+      }
+    }
+  }
+
+  /** The first arrival of a model in this poll: its rate meter must be up to date before it is counted. */
+  #firstOfPoll(model: number): void {
+    const now = this.cells[CELL_NOW]!;
+    if (this.#meter.nextTickNs[model] === Infinity) this.#meter.start(model, now);
+    else if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
+    this.#touch(model);
+  }
+
+  #refuseAll(lane: RingReader, count: number): void {
+    for (let k = 0; k < count; k++) {
+      const slot = lane.i32[lane.word(k) + REQUEST.at.slot]!;
+      this.#ledger.endUnrun(slot, this.#i32[this.#slotWord + slot * SLOT_WORDS + SLOT.at.model]!, OUTCOME.closed);
+    }
+  }
+
+  #startClosing(): void {
+    this.#closing = true;
+    for (let model = 0; model < this.#queues.length; model++) {
+      const queue = this.#queues[model]!;
+      if (queue.count === 0) continue;
+      const slots = new Int32Array(queue.count);
+      queue.takeOldest(slots.length, slots, 0);
+      for (const slot of slots) this.#ledger.endUnrun(slot, model, OUTCOME.closed);
+      this.#touch(model);
+    }
+    this.#ledger.commit();
+    this.#updateTouched(this.cells[CELL_NOW]!);
+  }
+
+  // ---------------------------------------------------------------- cancels
+
+  #drainCancels(): number {
+    if (!this.#cancels.dirty) return 0;
+    const count = this.#cancels.collect(this.#cancelled);
+    for (let k = 0; k < count; k++) {
+      const slot = this.#cancelled[k]!;
+      const word = this.#slotWord + slot * SLOT_WORDS;
+      const generation = this.#i32[word + SLOT.at.generation]!;
+      // Stale: the slot has been used again since, or the request has ended. Running: its batch's end says `cancelled`.
+      if (Atomics.load(this.#i32, word + SLOT.at.cancel) !== generation) continue;
+      if (this.#i32[word + SLOT.at.outcomeGeneration] === generation) continue;
+      const model = this.#i32[word + SLOT.at.model]!;
+      if (!this.#queues[model]!.remove(slot)) continue;
+      this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
+      this.#touch(model);
+    }
+    return count;
+  }
+
+  // ---------------------------------------------------------------- ended batches
+
+  #drainBatchDone(): number {
+    const lane = this.#batchDone;
+    const count = lane.available(lane.capacity);
+    for (let k = 0; k < count; k++) {
+      const at = lane.word(k);
+      const row = lane.i32[at + BATCH_DONE.at.row]!;
+      const header = this.#headersAt + row * BATCH.words;
+      if (this.#i32[header + BATCH.at.state] !== BATCH_OPEN) continue; // reported twice: ended already
+      const ledger = this.#ledger;
+      ledger.cells[LEDGER_START] = lane.f64[(at >> 1) + BATCH_DONE.at.startNs]!;
+      ledger.cells[LEDGER_END] = lane.f64[(at >> 1) + BATCH_DONE.at.endNs]!;
+      ledger.endBatch(header, this.#batchSlotsAt + row * this.#place.batchStride, lane.i32[at + BATCH_DONE.at.status]!);
+      this.#i32[header + BATCH.at.state] = BATCH_FREE;
+      this.#freeRows[this.#freeRowCount++] = row;
+    }
+    if (count > 0) lane.release(count);
+    return count;
+  }
+
+  // ---------------------------------------------------------------- timers
+
+  #fireTimers(now: number): number {
+    const timers = this.#timers;
+    let fired = 0;
+    while (timers.nodes[1]! <= now) {
+      const model = timers.first();
+      timers.set(model, Infinity);
+      this.#touch(model);
+      fired++;
+    }
+    return fired;
+  }
+
+  // ---------------------------------------------------------------- grants
+
+  #answerGrants(now: number): number {
+    const lane = this.#grants;
+    const count = lane.available(lane.capacity);
+    if (count === 0) return 0;
+    for (let k = 0; k < count; k++) {
+      const at = lane.word(k);
+      this.#answer(
+        now,
+        lane.i32[at + GRANT.at.model]!,
+        lane.i32[at + GRANT.at.number]!,
+        lane.i32[at + GRANT.at.gpu]!,
+        (lane.i32[at + GRANT.at.flags]! & GRANT_EARLY) !== 0,
+        lane.f64[(at >> 1) + GRANT.at.gpuFreeNs]!,
+      );
+    }
+    this.#answers.commit();
+    lane.release(count);
+    this.#dispatcherBell.ring();
+    return count;
+  }
+
+  #answer(now: number, model: number, number: number, gpu: number, early: boolean, gpuFreeNs: number): void {
+    this.#decide(now, model, gpuFreeNs);
+    const window = this.#window;
+    const policy = this.#policy;
+    let row = -1;
+    if (policy.size > 0 && this.#freeRowCount > 0) {
+      const jitter = this.#f64[this.#marginsAt + MARGIN_JITTER]!;
+      const soonest = Math.max(window[WINDOW_EARLIEST]!, gpuFreeNs);
+      // Meanwhile worth deferring: the GPU is given back as it was.
+      if (early || window[WINDOW_READY]! <= soonest + jitter) row = this.#close(model, number, gpu);
+    }
+    const answers = this.#answers;
+    const at = answers.claim();
+    if (at < 0) throw new Error('answer lane is full: more grants under way than models');
+    const words = answers.i32;
+    words[at + ANSWER.at.model] = model;
+    words[at + ANSWER.at.number] = number;
+    words[at + ANSWER.at.gpu] = gpu;
+    words[at + ANSWER.at.row] = row;
+    words[at + ANSWER.at.size] = policy.size;
+    const ready = early ? window[WINDOW_EARLIEST]! : window[WINDOW_READY]!;
+    const exec = Math.max(ready, gpuFreeNs);
+    answers.f64[(at >> 1) + ANSWER.at.execNs] = exec;
+    answers.f64[(at >> 1) + ANSWER.at.readyNs] = ready;
+    answers.f64[(at >> 1) + ANSWER.at.lengthNs] = this.#latencies[model]![policy.size]!;
+    if (row >= 0) this.#lastExecNs[model] = exec;
+    if (this.#observer !== null) this.#observe(now, model, gpu, row, exec);
+    this.#i32[this.#rowsAt + model * SHARD_MODEL.words + SHARD_MODEL.at.answered] = number;
+    this.#touch(model);
+  }
+
+  #observe(now: number, model: number, gpu: number, row: number, exec: number): void {
+    if (row < 0) this.#observer!.refused(now, model, gpu);
+    else this.#observer!.planned(now, model, gpu, this.#policy.size, exec, this.#window[WINDOW_INVALID_AFTER]!, this.#i32, this.#batchSlotsAt + row * this.#place.batchStride);
+  }
+
+  /** Closes the batch: its requests leave the queue for a row of the batch table. */
+  #close(model: number, number: number, gpu: number): number {
+    const row = this.#freeRows[--this.#freeRowCount]!;
+    const size = this.#policy.size;
+    const header = this.#headersAt + row * BATCH.words;
+    this.#queues[model]!.takeOldest(size, this.#i32, this.#batchSlotsAt + row * this.#place.batchStride);
+    this.#i32[header + BATCH.at.model] = model;
+    this.#i32[header + BATCH.at.number] = number;
+    this.#i32[header + BATCH.at.size] = size;
+    this.#i32[header + BATCH.at.gpu] = gpu;
+    this.#i32[header + BATCH.at.state] = BATCH_OPEN;
+    return row;
+  }
+
+  // ---------------------------------------------------------------- decisions
+
+  #updateTouched(now: number): void {
+    const count = this.#touchedCount;
+    if (count === 0) return;
+    let published = 0;
+    for (let k = 0; k < count; k++) {
+      const model = this.#touched[k]!;
+      this.#isTouched[model] = 0;
+      this.#decide(now, model, -Infinity);
+      published += this.#publish(model);
+    }
+    this.#touchedCount = 0;
+    if (published > 0) this.#dispatcherBell.ring();
+  }
+
+  /** Runs the batch policy for a model and computes the window of the batch it chose. Ends what has expired. */
+  #decide(now: number, model: number, gpuFreeNs: number): void {
+    if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
+    const f64 = this.#f64;
+    const control = f64[this.#marginsAt + MARGIN_CONTROL]!;
+    const transfer = f64[this.#marginsAt + MARGIN_TRANSFER]!;
+    const policy = this.#policy;
+    policy.cells[NOW_PLUS_CONTROL] = now + control;
+    policy.cells[TRANSFER] = transfer;
+    policy.cells[GPU_FREE] = gpuFreeNs;
+    const queue = this.#queues[model]!;
+    const latencies = this.#latencies[model]!;
+    const maxBatch = this.#maxBatch[model]!;
+    const modelConfig = this.#config.models[model]!;
+    policy.choose(queue, latencies, maxBatch, this.#target[model]!, modelConfig.dropPolicy, this.#hint[model]!);
+    const size = policy.size;
+    if (policy.expiredCount > 0) this.#endExpired(now, model, gpuFreeNs);
+    this.#hint[model] = size;
+    if (size === 0) return;
+
+    const window = this.#window;
+    const deadline = policy.cells[DEADLINE]!;
+    const jitter = f64[this.#marginsAt + MARGIN_JITTER]!;
+    const lead = control + transfer * size;
+    const earliest = now + lead;
+    window[WINDOW_LEAD] = lead;
+    window[WINDOW_EARLIEST] = earliest;
+    if (policy.overdue) {
+      window[WINDOW_READY] = earliest;
+      window[WINDOW_RANK] = deadline;
+      window[WINDOW_INVALID_AFTER] = Infinity;
+      return;
+    }
+    const latest = deadline - jitter - latencies[size]!;
+    // Nothing more can join a full batch: frontrun is then -Infinity, because ℓ(maxBatch + 1) is +Infinity.
+    const frontrun = deadline - jitter - latencies[size + 1]! - transfer;
+    let want = frontrun;
+    switch (modelConfig.condition) {
+      case WANT_FRONTRUN:
+        break;
+      case WANT_LATEST:
+        want = latest;
+        break;
+      case WANT_IMMEDIATE:
+        want = earliest;
+        break;
+      case WANT_TARGET_SIZE:
+        if (size >= this.#target[model]!) want = earliest;
+        break;
+      case WANT_TARGET_DELAY:
+        want = this.#targetDelayNs(model);
+        break;
+      default:
+        throw new Error(`model ${modelConfig.name}: no schedulable condition has number ${modelConfig.condition}`);
+    }
+    if (want > latest) want = latest;
+    window[WINDOW_READY] = want > earliest ? want : earliest;
+    window[WINDOW_RANK] = latest;
+    window[WINDOW_INVALID_AFTER] = deadline - latencies[size]!;
+  }
+
+  #endExpired(now: number, model: number, gpuFreeNs: number): void {
+    const policy = this.#policy;
+    for (let i = 0; i < policy.expiredCount; i++) {
+      const slot = policy.expired[i]!;
+      if (this.#observer !== null) this.#observer.expired(now, model, slot, policy.expiredFor, gpuFreeNs);
+      this.#ledger.endUnrun(slot, model, OUTCOME.expired);
+    }
+  }
+
+  /** Last exec + t/λ; before a rate is known, t is half of what the SLO allows, and so is the delay. */
+  #targetDelayNs(model: number): number {
+    if (!this.#meter.known(model)) return this.#lastExecNs[model]! + this.#config.models[model]!.sloNs / 2;
+    return this.#lastExecNs[model]! + (this.#target[model]! / this.#meter.ratePerSecond(model)) * 1e9;
+  }
+
+  /** Makes the batch that `#decide` has chosen the model's candidate and sets its timer. Returns 1 if anything changed. */
+  #publish(model: number): number {
+    const size = this.#policy.size;
+    const window = this.#window;
+    const row = this.#rowsAt + model * SHARD_MODEL.words;
+    const stamp = this.#i32[row + SHARD_MODEL.at.answered]!;
+    this.#f64[(row >> 1) + SHARD_MODEL.at.queued] = this.#queues[model]!.count;
+    const exec = size === 0 ? Infinity : window[WINDOW_READY]!;
+    const invalidAfter = size === 0 ? -Infinity : window[WINDOW_INVALID_AFTER]!;
+    // After this moment no grant can be made in time any more: decide again. An empty queue needs no timer.
+    const timer = size === 0 ? Infinity : Math.floor(invalidAfter - window[WINDOW_LEAD]!) + 1;
+    this.#timers.set(model, timer);
+    if (this.#observer !== null) this.#observer.published(this.cells[CELL_NOW]!, model, size, exec, timer);
+    if (
+      this.#publishedStamp[model] === stamp &&
+      this.#publishedSize[model] === size &&
+      this.#publishedExecNs[model] === exec &&
+      this.#publishedInvalidNs[model] === invalidAfter
+    ) {
+      return 0;
+    }
+    this.#publishedStamp[model] = stamp;
+    this.#publishedSize[model] = size;
+    this.#publishedExecNs[model] = exec;
+    this.#publishedInvalidNs[model] = invalidAfter;
+    const mailboxes = this.#mailboxes;
+    const at = mailboxes.slot(model);
+    const f64 = mailboxes.f64;
+    mailboxes.i32[at + CANDIDATE.at.stamp] = stamp;
+    mailboxes.i32[at + CANDIDATE.at.size] = size;
+    f64[(at >> 1) + CANDIDATE.at.execNs] = exec;
+    f64[(at >> 1) + CANDIDATE.at.rankNs] = window[WINDOW_RANK]!;
+    f64[(at >> 1) + CANDIDATE.at.invalidAfterNs] = invalidAfter;
+    f64[(at >> 1) + CANDIDATE.at.leadNs] = window[WINDOW_LEAD]!;
+    mailboxes.publish(model);
+    this.#dirty.mark(model);
+    return 1;
+  }
+
+  #tick(model: number, now: number): void {
+    const meter = this.#meter;
+    meter.catchUp(model, now);
+    const rate = meter.ratePerSecond(model);
+    const f64 = this.#f64;
+    const transfer = f64[this.#marginsAt + MARGIN_TRANSFER]!;
+    const budget = this.#config.models[model]!.sloNs - f64[this.#marginsAt + MARGIN_CONTROL]! - f64[this.#marginsAt + MARGIN_RESPONSE]!;
+    const target = targetBatch(this.#latencies[model]!, this.#maxBatch[model]!, budget, rate, transfer);
+    this.#target[model] = target;
+    const row = this.#rowsAt + model * SHARD_MODEL.words;
+    this.#i32[row + SHARD_MODEL.at.target] = target;
+    f64[(row >> 1) + SHARD_MODEL.at.ratePerSecond] = rate;
+  }
+}
+
