@@ -14,6 +14,26 @@ import { DEVICE_DONE, ISSUE, STATUS_FAILED, STATUS_OK } from '../protocol/record
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
 
+// Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
+const {
+  controlNs: DEVICE_DONE_CONTROL_NS,
+  endNs: DEVICE_DONE_END_NS,
+  gpu: DEVICE_DONE_GPU,
+  row: DEVICE_DONE_ROW,
+  shard: DEVICE_DONE_SHARD,
+  startNs: DEVICE_DONE_START_NS,
+  status: DEVICE_DONE_STATUS,
+} = DEVICE_DONE.at;
+const {
+  gpu: ISSUE_GPU,
+  grantedNs: ISSUE_GRANTED_NS,
+  model: ISSUE_MODEL,
+  readyNs: ISSUE_READY_NS,
+  row: ISSUE_ROW,
+  shard: ISSUE_SHARD,
+  size: ISSUE_SIZE,
+} = ISSUE.at;
+
 /** Words of a batch in `#batches`: two per GPU, the one that runs or is to run first, and the one after it. */
 const SHARD = 0;
 const ROW = 1;
@@ -37,6 +57,7 @@ export class EmulatedDeviceRole implements Role {
   readonly #held: Uint8Array;
   readonly #running: Uint8Array;
   readonly #readyNs: Float64Array;
+  readonly #controlNs: Float64Array;
   readonly #startNs: Float64Array;
   readonly #endNs: Float64Array;
 
@@ -55,6 +76,7 @@ export class EmulatedDeviceRole implements Role {
     this.#held = new Uint8Array(gpus);
     this.#running = new Uint8Array(gpus);
     this.#readyNs = new Float64Array(2 * gpus);
+    this.#controlNs = new Float64Array(2 * gpus);
     this.#startNs = new Float64Array(gpus);
     this.#endNs = new Float64Array(gpus);
   }
@@ -62,7 +84,7 @@ export class EmulatedDeviceRole implements Role {
   poll(): void {
     const now = this.cells[CELL_NOW]!;
     const ended = this.#runDue(now);
-    const taken = this.#takeIssues();
+    const taken = this.#takeIssues(now);
     // What was just taken may be ready at once.
     const endedNow = taken > 0 ? this.#runDue(now) : 0;
     if (ended + endedNow > 0) {
@@ -73,21 +95,22 @@ export class EmulatedDeviceRole implements Role {
     this.cells[CELL_NEXT] = this.#events.nodes[1]!;
   }
 
-  #takeIssues(): number {
+  #takeIssues(now: number): number {
     const lane = this.#issues;
     const count = lane.available(lane.capacity);
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
-      const gpu = lane.i32[at + ISSUE.at.gpu]!;
+      const gpu = lane.i32[at + ISSUE_GPU]!;
       const held = this.#held[gpu]!;
       if (held === 2) throw new Error(`GPU ${gpu} was issued a third batch`);
       const batch = (2 * gpu + held) * BATCH_WORDS;
-      this.#batches[batch + SHARD] = lane.i32[at + ISSUE.at.shard]!;
-      this.#batches[batch + ROW] = lane.i32[at + ISSUE.at.row]!;
-      this.#batches[batch + MODEL] = lane.i32[at + ISSUE.at.model]!;
-      this.#batches[batch + SIZE] = lane.i32[at + ISSUE.at.size]!;
-      const ready = lane.f64[(at >> 1) + ISSUE.at.readyNs]!;
+      this.#batches[batch + SHARD] = lane.i32[at + ISSUE_SHARD]!;
+      this.#batches[batch + ROW] = lane.i32[at + ISSUE_ROW]!;
+      this.#batches[batch + MODEL] = lane.i32[at + ISSUE_MODEL]!;
+      this.#batches[batch + SIZE] = lane.i32[at + ISSUE_SIZE]!;
+      const ready = lane.f64[(at >> 1) + ISSUE_READY_NS]!;
       this.#readyNs[2 * gpu + held] = ready;
+      this.#controlNs[2 * gpu + held] = now - lane.f64[(at >> 1) + ISSUE_GRANTED_NS]!;
       this.#held[gpu] = held + 1;
       if (held === 0) this.#events.set(gpu, ready);
     }
@@ -117,6 +140,7 @@ export class EmulatedDeviceRole implements Role {
       this.#batches.copyWithin(2 * gpu * BATCH_WORDS, (2 * gpu + 1) * BATCH_WORDS, (2 * gpu + 2) * BATCH_WORDS);
       const ready = this.#readyNs[2 * gpu + 1]!;
       this.#readyNs[2 * gpu] = ready;
+      this.#controlNs[2 * gpu] = this.#controlNs[2 * gpu + 1]!;
       if (ready <= now) this.#start(gpu, Math.max(ready, this.#endNs[gpu]!));
       else events.set(gpu, ready);
     }
@@ -141,11 +165,12 @@ export class EmulatedDeviceRole implements Role {
     const batch = 2 * gpu * BATCH_WORDS;
     const { failureRate } = this.#gpus[gpu]!;
     const failed = failureRate > 0 && this.#randoms[gpu]!.uniform() < failureRate;
-    lane.i32[at + DEVICE_DONE.at.gpu] = gpu;
-    lane.i32[at + DEVICE_DONE.at.shard] = this.#batches[batch + SHARD]!;
-    lane.i32[at + DEVICE_DONE.at.row] = this.#batches[batch + ROW]!;
-    lane.i32[at + DEVICE_DONE.at.status] = failed ? STATUS_FAILED : STATUS_OK;
-    lane.f64[(at >> 1) + DEVICE_DONE.at.startNs] = this.#startNs[gpu]!;
-    lane.f64[(at >> 1) + DEVICE_DONE.at.endNs] = this.#endNs[gpu]!;
+    lane.i32[at + DEVICE_DONE_GPU] = gpu;
+    lane.i32[at + DEVICE_DONE_SHARD] = this.#batches[batch + SHARD]!;
+    lane.i32[at + DEVICE_DONE_ROW] = this.#batches[batch + ROW]!;
+    lane.i32[at + DEVICE_DONE_STATUS] = failed ? STATUS_FAILED : STATUS_OK;
+    lane.f64[(at >> 1) + DEVICE_DONE_START_NS] = this.#startNs[gpu]!;
+    lane.f64[(at >> 1) + DEVICE_DONE_END_NS] = this.#endNs[gpu]!;
+    lane.f64[(at >> 1) + DEVICE_DONE_CONTROL_NS] = this.#controlNs[2 * gpu]!;
   }
 }

@@ -8,6 +8,7 @@
  * a GPU will be free within the largest lead of those that wait, the first of them that can still start on it is
  * granted the lowest-numbered GPU that is free by its exec.
  */
+import { followQuantile } from '../clock/quantile.js';
 import { TimeTree } from '../clock/time-tree.js';
 import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
@@ -18,9 +19,62 @@ import { shardOf } from '../protocol/config.js';
 import type { Observer } from '../protocol/observer.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, DEVICE_DONE, GRANT, ISSUE } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
-import type { SharedMemory } from '../protocol/shared-memory.js';
+import { MARGIN_CONTROL, type SharedMemory } from '../protocol/shared-memory.js';
 import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
-import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
+import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
+
+// Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
+const {
+  execNs: ANSWER_EXEC_NS,
+  gpu: ANSWER_GPU,
+  lengthNs: ANSWER_LENGTH_NS,
+  model: ANSWER_MODEL,
+  number: ANSWER_NUMBER,
+  readyNs: ANSWER_READY_NS,
+  row: ANSWER_ROW,
+  size: ANSWER_SIZE,
+} = ANSWER.at;
+const {
+  endNs: BATCH_DONE_END_NS,
+  gpu: BATCH_DONE_GPU,
+  row: BATCH_DONE_ROW,
+  startNs: BATCH_DONE_START_NS,
+  status: BATCH_DONE_STATUS,
+} = BATCH_DONE.at;
+const {
+  execNs: CANDIDATE_EXEC_NS,
+  invalidAfterNs: CANDIDATE_INVALID_AFTER_NS,
+  leadNs: CANDIDATE_LEAD_NS,
+  rankNs: CANDIDATE_RANK_NS,
+  size: CANDIDATE_SIZE,
+  stamp: CANDIDATE_STAMP,
+} = CANDIDATE.at;
+const {
+  controlNs: DEVICE_DONE_CONTROL_NS,
+  endNs: DEVICE_DONE_END_NS,
+  gpu: DEVICE_DONE_GPU,
+  row: DEVICE_DONE_ROW,
+  shard: DEVICE_DONE_SHARD,
+  startNs: DEVICE_DONE_START_NS,
+  status: DEVICE_DONE_STATUS,
+} = DEVICE_DONE.at;
+const { grants: DISPATCH_MODEL_GRANTS, issued: DISPATCH_MODEL_ISSUED, refusals: DISPATCH_MODEL_REFUSALS } = DISPATCH_MODEL.at;
+const { grantedNs: GPU_GRANTED_NS, runModel: GPU_RUN_MODEL } = GPU.at;
+const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
+const {
+  gpu: ISSUE_GPU,
+  grantedNs: ISSUE_GRANTED_NS,
+  model: ISSUE_MODEL,
+  number: ISSUE_NUMBER,
+  readyNs: ISSUE_READY_NS,
+  row: ISSUE_ROW,
+  shard: ISSUE_SHARD,
+  size: ISSUE_SIZE,
+} = ISSUE.at;
+
+/** Bounds of the measured control delay: below is noise, above the machine has stalled and a larger c would not help. */
+const LEAST_CONTROL_NS = 5e3;
+const MOST_CONTROL_NS = 2e6;
 
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
@@ -29,6 +83,9 @@ export class DispatcherRole implements Role {
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
   readonly #models: number;
+  /** Whether c follows what is measured. */
+  readonly #measured: boolean;
+  readonly #controlAt: number;
   readonly #shards: number;
   readonly #rowsAt: number;
   readonly #dirty: DirtyBitmap;
@@ -40,6 +97,7 @@ export class DispatcherRole implements Role {
   readonly #batchDone: RingWriter[];
   readonly #donePending: Int32Array;
   readonly #shardBells: Doorbell[];
+  readonly #hostBells: Doorbell[];
   readonly #deviceDone: RingReader[];
   readonly #issues: RingWriter[];
   readonly #issuesPending: Int32Array;
@@ -65,6 +123,8 @@ export class DispatcherRole implements Role {
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#models = models;
+    this.#measured = config.margins.measured;
+    this.#controlAt = (memory.margins >> 3) + MARGIN_CONTROL;
     this.#shards = config.shards;
     this.#rowsAt = memory.dispatchModels >> 2;
     this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
@@ -76,6 +136,7 @@ export class DispatcherRole implements Role {
     this.#batchDone = memory.shards.map((shard) => new RingWriter(shard.batchDone));
     this.#donePending = new Int32Array(config.shards);
     this.#shardBells = memory.shards.map((shard) => new Doorbell(memory.buffer, shard.bell));
+    this.#hostBells = memory.hosts.map((host) => new Doorbell(memory.buffer, host.bell));
     this.#deviceDone = memory.hosts.map((host) => new RingReader(host.done));
     this.#issues = memory.hosts.map((host) => new RingWriter(host.issues));
     this.#issuesPending = new Int32Array(memory.hosts.length);
@@ -90,14 +151,9 @@ export class DispatcherRole implements Role {
     this.#waitingLead = new TimeTree(models);
   }
 
-  /** Batches issued to a device host in the last poll: its thread may need to be woken. */
-  issuedTo(host: number): number {
-    return this.#issuesPending[host]!;
-  }
-
   poll(): void {
     const now = this.cells[CELL_NOW]!;
-    this.#issuesPending.fill(0);
+    this.pool.cells[POOL_NOW] = now;
     let work = this.#takeCandidates();
     work += this.#takeAnswers();
     work += this.#takeDeviceDone();
@@ -117,15 +173,15 @@ export class DispatcherRole implements Role {
       const at = mailboxes.take(model);
       if (at < 0) continue;
       // Any other stamp speaks of a state before an answer that is still under way; the shard publishes again after it.
-      if (mailboxes.i32[at + CANDIDATE.at.stamp] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL.at.issued]) continue;
+      if (mailboxes.i32[at + CANDIDATE_STAMP] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL_ISSUED]) continue;
       this.#forget(model);
-      if (mailboxes.i32[at + CANDIDATE.at.size] === 0) continue;
+      if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) continue;
       const double = at >> 1;
-      const exec = mailboxes.f64[double + CANDIDATE.at.execNs]!;
-      const lead = mailboxes.f64[double + CANDIDATE.at.leadNs]!;
+      const exec = mailboxes.f64[double + CANDIDATE_EXEC_NS]!;
+      const lead = mailboxes.f64[double + CANDIDATE_LEAD_NS]!;
       this.#execNs[model] = exec;
-      this.#rankNs[model] = mailboxes.f64[double + CANDIDATE.at.rankNs]!;
-      this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE.at.invalidAfterNs]!;
+      this.#rankNs[model] = mailboxes.f64[double + CANDIDATE_RANK_NS]!;
+      this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE_INVALID_AFTER_NS]!;
       this.#leadNs[model] = lead;
       this.#due.set(model, exec - lead);
     }
@@ -154,22 +210,22 @@ export class DispatcherRole implements Role {
 
   #takeAnswer(lane: RingReader, at: number, shard: number): void {
     const words = lane.i32;
-    const gpu = words[at + ANSWER.at.gpu]!;
-    const model = words[at + ANSWER.at.model]!;
-    const number = words[at + ANSWER.at.number]!;
+    const gpu = words[at + ANSWER_GPU]!;
+    const model = words[at + ANSWER_MODEL]!;
+    const number = words[at + ANSWER_NUMBER]!;
     if (!this.pool.granted(gpu, model, number)) return;
-    const batchRow = words[at + ANSWER.at.row]!;
+    const batchRow = words[at + ANSWER_ROW]!;
     if (batchRow < 0) {
       this.pool.refuse(gpu);
-      this.#f64[((this.#rowsAt + model * DISPATCH_MODEL.words) >> 1) + DISPATCH_MODEL.at.refusals]! += 1;
+      this.#f64[((this.#rowsAt + model * DISPATCH_MODEL.words) >> 1) + DISPATCH_MODEL_REFUSALS]! += 1;
       return;
     }
-    const size = words[at + ANSWER.at.size]!;
-    const ready = lane.f64[(at >> 1) + ANSWER.at.readyNs]!;
+    const size = words[at + ANSWER_SIZE]!;
+    const ready = lane.f64[(at >> 1) + ANSWER_READY_NS]!;
     const pool = this.pool;
-    pool.cells[POOL_EXEC] = lane.f64[(at >> 1) + ANSWER.at.execNs]!;
+    pool.cells[POOL_EXEC] = lane.f64[(at >> 1) + ANSWER_EXEC_NS]!;
     pool.cells[POOL_READY] = ready;
-    pool.cells[POOL_LENGTH] = lane.f64[(at >> 1) + ANSWER.at.lengthNs]!;
+    pool.cells[POOL_LENGTH] = lane.f64[(at >> 1) + ANSWER_LENGTH_NS]!;
     pool.plan(gpu, shard, batchRow, model, size);
     this.#issue(gpu, shard, batchRow, model, number, size, ready);
   }
@@ -179,13 +235,14 @@ export class DispatcherRole implements Role {
     const lane = this.#issues[host]!;
     const at = lane.claim();
     if (at < 0) throw new Error('issue lane is full: more batches under way than its GPUs can hold');
-    lane.i32[at + ISSUE.at.gpu] = gpu;
-    lane.i32[at + ISSUE.at.shard] = shard;
-    lane.i32[at + ISSUE.at.row] = batchRow;
-    lane.i32[at + ISSUE.at.model] = model;
-    lane.i32[at + ISSUE.at.number] = number;
-    lane.i32[at + ISSUE.at.size] = size;
-    lane.f64[(at >> 1) + ISSUE.at.readyNs] = readyNs;
+    lane.i32[at + ISSUE_GPU] = gpu;
+    lane.i32[at + ISSUE_SHARD] = shard;
+    lane.i32[at + ISSUE_ROW] = batchRow;
+    lane.i32[at + ISSUE_MODEL] = model;
+    lane.i32[at + ISSUE_NUMBER] = number;
+    lane.i32[at + ISSUE_SIZE] = size;
+    lane.f64[(at >> 1) + ISSUE_READY_NS] = readyNs;
+    lane.f64[(at >> 1) + ISSUE_GRANTED_NS] = this.#f64[(this.pool.row(gpu) >> 1) + GPU_GRANTED_NS]!;
     this.#issuesPending[host]!++;
   }
 
@@ -204,27 +261,29 @@ export class DispatcherRole implements Role {
   }
 
   #takeDone(from: RingReader, at: number): void {
-    const gpu = from.i32[at + DEVICE_DONE.at.gpu]!;
-    const shard = from.i32[at + DEVICE_DONE.at.shard]!;
-    const batchRow = from.i32[at + DEVICE_DONE.at.row]!;
+    const gpu = from.i32[at + DEVICE_DONE_GPU]!;
+    const shard = from.i32[at + DEVICE_DONE_SHARD]!;
+    const batchRow = from.i32[at + DEVICE_DONE_ROW]!;
     const pool = this.pool;
     if (!pool.runs(gpu, shard, batchRow)) return;
-    const start = from.f64[(at >> 1) + DEVICE_DONE.at.startNs]!;
-    const end = from.f64[(at >> 1) + DEVICE_DONE.at.endNs]!;
-    const model = this.#i32[pool.row(gpu) + GPU.at.runModel]!;
+    const start = from.f64[(at >> 1) + DEVICE_DONE_START_NS]!;
+    const end = from.f64[(at >> 1) + DEVICE_DONE_END_NS]!;
+    const model = this.#i32[pool.row(gpu) + GPU_RUN_MODEL]!;
     pool.cells[POOL_START] = start;
     pool.cells[POOL_END] = end;
     pool.ended(gpu);
     this.#histograms.record(HISTOGRAM.lateness * this.#models + model, start - pool.cells[POOL_PLANNED]!);
 
+    if (this.#measured) followQuantile(this.#f64, this.#controlAt, from.f64[(at >> 1) + DEVICE_DONE_CONTROL_NS]!, 0.99, LEAST_CONTROL_NS, MOST_CONTROL_NS);
+
     const to = this.#batchDone[shard]!;
     const out = to.claim();
     if (out < 0) throw new Error(`batch-done lane of shard ${shard} is full: more batches than rows`);
-    to.i32[out + BATCH_DONE.at.row] = batchRow;
-    to.i32[out + BATCH_DONE.at.gpu] = gpu;
-    to.i32[out + BATCH_DONE.at.status] = from.i32[at + DEVICE_DONE.at.status]!;
-    to.f64[(out >> 1) + BATCH_DONE.at.startNs] = start;
-    to.f64[(out >> 1) + BATCH_DONE.at.endNs] = end;
+    to.i32[out + BATCH_DONE_ROW] = batchRow;
+    to.i32[out + BATCH_DONE_GPU] = gpu;
+    to.i32[out + BATCH_DONE_STATUS] = from.i32[at + DEVICE_DONE_STATUS]!;
+    to.f64[(out >> 1) + BATCH_DONE_START_NS] = start;
+    to.f64[(out >> 1) + BATCH_DONE_END_NS] = end;
     this.#donePending[shard]!++;
   }
 
@@ -294,20 +353,20 @@ export class DispatcherRole implements Role {
 
   #grant(model: number, gpu: number): void {
     const row = this.#rowsAt + model * DISPATCH_MODEL.words;
-    const number = (this.#i32[row + DISPATCH_MODEL.at.issued]! + 1) | 0;
+    const number = (this.#i32[row + DISPATCH_MODEL_ISSUED]! + 1) | 0;
     const gpuFreeNs = this.pool.freeAt.get(gpu);
     const shard = shardOf(model, this.#shards);
     this.pool.grant(gpu, model, number);
-    this.#i32[row + DISPATCH_MODEL.at.issued] = number;
-    this.#f64[(row >> 1) + DISPATCH_MODEL.at.grants]! += 1;
+    this.#i32[row + DISPATCH_MODEL_ISSUED] = number;
+    this.#f64[(row >> 1) + DISPATCH_MODEL_GRANTS]! += 1;
     const lane = this.#grants[shard]!;
     const at = lane.claim();
     if (at < 0) throw new Error(`grant lane of shard ${shard} is full: more than one grant under way per model`);
-    lane.i32[at + GRANT.at.model] = model;
-    lane.i32[at + GRANT.at.number] = number;
-    lane.i32[at + GRANT.at.gpu] = gpu;
-    lane.i32[at + GRANT.at.flags] = 0;
-    lane.f64[(at >> 1) + GRANT.at.gpuFreeNs] = gpuFreeNs;
+    lane.i32[at + GRANT_MODEL] = model;
+    lane.i32[at + GRANT_NUMBER] = number;
+    lane.i32[at + GRANT_GPU] = gpu;
+    lane.i32[at + GRANT_FLAGS] = 0;
+    lane.f64[(at >> 1) + GRANT_GPU_FREE_NS] = gpuFreeNs;
     this.#grantsPending[shard]!++;
     this.#forget(model);
   }
@@ -315,7 +374,12 @@ export class DispatcherRole implements Role {
   // ---------------------------------------------------------------- end of a poll
 
   #commit(): void {
-    for (let host = 0; host < this.#issues.length; host++) if (this.#issuesPending[host]! > 0) this.#issues[host]!.commit();
+    for (let host = 0; host < this.#issues.length; host++) {
+      if (this.#issuesPending[host] === 0) continue;
+      this.#issuesPending[host] = 0;
+      this.#issues[host]!.commit();
+      this.#hostBells[host]!.ring();
+    }
     for (let shard = 0; shard < this.#shards; shard++) {
       if (this.#grantsPending[shard]! + this.#donePending[shard]! === 0) continue;
       this.#grants[shard]!.commit();

@@ -9,6 +9,29 @@ import { TimeTree } from '../clock/time-tree.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
 import { GPU } from '../protocol/tables.js';
 
+// Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
+const {
+  batches: GPU_BATCHES,
+  busyNs: GPU_BUSY_NS,
+  freeNs: GPU_FREE_NS,
+  grantModel: GPU_GRANT_MODEL,
+  grantNumber: GPU_GRANT_NUMBER,
+  grantedNs: GPU_GRANTED_NS,
+  nextExecNs: GPU_NEXT_EXEC_NS,
+  nextLengthNs: GPU_NEXT_LENGTH_NS,
+  nextModel: GPU_NEXT_MODEL,
+  nextReadyNs: GPU_NEXT_READY_NS,
+  nextRow: GPU_NEXT_ROW,
+  nextShard: GPU_NEXT_SHARD,
+  nextSize: GPU_NEXT_SIZE,
+  runEndNs: GPU_RUN_END_NS,
+  runExecNs: GPU_RUN_EXEC_NS,
+  runModel: GPU_RUN_MODEL,
+  runRow: GPU_RUN_ROW,
+  runShard: GPU_RUN_SHARD,
+  runSize: GPU_RUN_SIZE,
+} = GPU.at;
+
 const NONE = -1;
 
 /** Cells of `GpuPool.cells`: inputs of the calls. */
@@ -19,6 +42,7 @@ export const POOL_START = 3;
 export const POOL_END = 4;
 /** Result of `ended`: the planned start of the batch that has ended. */
 export const POOL_PLANNED = 5;
+export const POOL_NOW = 6;
 
 export class GpuPool {
   readonly freeAt: TimeTree;
@@ -64,26 +88,27 @@ export class GpuPool {
 
   #overdue(gpu: number, nowNs: number): boolean {
     const row = this.row(gpu);
-    return this.i32[row + GPU.at.runRow] !== NONE && this.f64[(row >> 1) + GPU.at.runEndNs]! < nowNs;
+    return this.i32[row + GPU_RUN_ROW] !== NONE && this.f64[(row >> 1) + GPU_RUN_END_NS]! < nowNs;
   }
 
-  /** Notes that `model` was granted this GPU, as its grant `number`. */
+  /** Notes that `model` was granted this GPU, as its grant `number`, at `cells[POOL_NOW]`. */
   grant(gpu: number, model: number, number: number): void {
     const row = this.row(gpu);
-    this.i32[row + GPU.at.grantModel] = model;
-    this.i32[row + GPU.at.grantNumber] = number;
+    this.f64[(row >> 1) + GPU_GRANTED_NS] = this.cells[POOL_NOW]!;
+    this.i32[row + GPU_GRANT_MODEL] = model;
+    this.i32[row + GPU_GRANT_NUMBER] = number;
     this.freeAt.set(gpu, Infinity);
   }
 
   /** Whether this GPU still waits for the answer to that grant; an answer that comes twice finds it gone. */
   granted(gpu: number, model: number, number: number): boolean {
     const row = this.row(gpu);
-    return this.i32[row + GPU.at.grantModel] === model && this.i32[row + GPU.at.grantNumber] === number;
+    return this.i32[row + GPU_GRANT_MODEL] === model && this.i32[row + GPU_GRANT_NUMBER] === number;
   }
 
   /** The grant was refused: the GPU is as it was, or as it has become meanwhile. */
   refuse(gpu: number): void {
-    this.i32[this.row(gpu) + GPU.at.grantModel] = NONE;
+    this.i32[this.row(gpu) + GPU_GRANT_MODEL] = NONE;
     this.#reposition(gpu);
   }
 
@@ -92,22 +117,22 @@ export class GpuPool {
     const row = this.row(gpu);
     const i32 = this.i32;
     const f64 = this.f64;
-    i32[row + GPU.at.nextShard] = shard;
-    i32[row + GPU.at.nextRow] = batchRow;
-    i32[row + GPU.at.nextModel] = model;
-    i32[row + GPU.at.nextSize] = size;
-    f64[(row >> 1) + GPU.at.nextExecNs] = this.cells[POOL_EXEC]!;
-    f64[(row >> 1) + GPU.at.nextReadyNs] = this.cells[POOL_READY]!;
-    f64[(row >> 1) + GPU.at.nextLengthNs] = this.cells[POOL_LENGTH]!;
-    i32[row + GPU.at.grantModel] = NONE;
-    if (i32[row + GPU.at.runRow] === NONE) this.#startNext(row);
+    i32[row + GPU_NEXT_SHARD] = shard;
+    i32[row + GPU_NEXT_ROW] = batchRow;
+    i32[row + GPU_NEXT_MODEL] = model;
+    i32[row + GPU_NEXT_SIZE] = size;
+    f64[(row >> 1) + GPU_NEXT_EXEC_NS] = this.cells[POOL_EXEC]!;
+    f64[(row >> 1) + GPU_NEXT_READY_NS] = this.cells[POOL_READY]!;
+    f64[(row >> 1) + GPU_NEXT_LENGTH_NS] = this.cells[POOL_LENGTH]!;
+    i32[row + GPU_GRANT_MODEL] = NONE;
+    if (i32[row + GPU_RUN_ROW] === NONE) this.#startNext(row);
     this.#reposition(gpu);
   }
 
   /** Whether `batchRow` of `shard` is what this GPU is running: an end that comes twice, or from a batch given up, is not. */
   runs(gpu: number, shard: number, batchRow: number): boolean {
     const row = this.row(gpu);
-    return this.i32[row + GPU.at.runRow] === batchRow && this.i32[row + GPU.at.runShard] === shard;
+    return this.i32[row + GPU_RUN_ROW] === batchRow && this.i32[row + GPU_RUN_SHARD] === shard;
   }
 
   /** The running batch has ended (`cells`: start, end); the next one, if any, runs from then on. */
@@ -116,12 +141,12 @@ export class GpuPool {
     const f64 = this.f64;
     const double = row >> 1;
     const end = this.cells[POOL_END]!;
-    this.cells[POOL_PLANNED] = f64[double + GPU.at.runExecNs]!;
-    f64[double + GPU.at.busyNs]! += end - this.cells[POOL_START]!;
-    f64[double + GPU.at.batches]! += 1;
-    f64[double + GPU.at.freeNs] = end;
-    this.i32[row + GPU.at.runRow] = NONE;
-    if (this.i32[row + GPU.at.nextRow] !== NONE) this.#startNext(row);
+    this.cells[POOL_PLANNED] = f64[double + GPU_RUN_EXEC_NS]!;
+    f64[double + GPU_BUSY_NS]! += end - this.cells[POOL_START]!;
+    f64[double + GPU_BATCHES]! += 1;
+    f64[double + GPU_FREE_NS] = end;
+    this.i32[row + GPU_RUN_ROW] = NONE;
+    if (this.i32[row + GPU_NEXT_ROW] !== NONE) this.#startNext(row);
     this.#reposition(gpu);
   }
 
@@ -130,23 +155,23 @@ export class GpuPool {
     const i32 = this.i32;
     const f64 = this.f64;
     const double = row >> 1;
-    const start = Math.max(f64[double + GPU.at.nextReadyNs]!, f64[double + GPU.at.freeNs]!);
-    i32[row + GPU.at.runShard] = i32[row + GPU.at.nextShard]!;
-    i32[row + GPU.at.runRow] = i32[row + GPU.at.nextRow]!;
-    i32[row + GPU.at.runModel] = i32[row + GPU.at.nextModel]!;
-    i32[row + GPU.at.runSize] = i32[row + GPU.at.nextSize]!;
-    f64[double + GPU.at.runExecNs] = f64[double + GPU.at.nextExecNs]!;
-    f64[double + GPU.at.runEndNs] = start + f64[double + GPU.at.nextLengthNs]!;
-    i32[row + GPU.at.nextRow] = NONE;
+    const start = Math.max(f64[double + GPU_NEXT_READY_NS]!, f64[double + GPU_FREE_NS]!);
+    i32[row + GPU_RUN_SHARD] = i32[row + GPU_NEXT_SHARD]!;
+    i32[row + GPU_RUN_ROW] = i32[row + GPU_NEXT_ROW]!;
+    i32[row + GPU_RUN_MODEL] = i32[row + GPU_NEXT_MODEL]!;
+    i32[row + GPU_RUN_SIZE] = i32[row + GPU_NEXT_SIZE]!;
+    f64[double + GPU_RUN_EXEC_NS] = f64[double + GPU_NEXT_EXEC_NS]!;
+    f64[double + GPU_RUN_END_NS] = start + f64[double + GPU_NEXT_LENGTH_NS]!;
+    i32[row + GPU_NEXT_ROW] = NONE;
   }
 
   #reposition(gpu: number): void {
     const row = this.row(gpu);
     const i32 = this.i32;
     let freeAt: number;
-    if (i32[row + GPU.at.grantModel] !== NONE || i32[row + GPU.at.nextRow] !== NONE) freeAt = Infinity;
-    else if (i32[row + GPU.at.runRow] !== NONE) freeAt = this.f64[(row >> 1) + GPU.at.runEndNs]!;
-    else freeAt = this.f64[(row >> 1) + GPU.at.freeNs]!;
+    if (i32[row + GPU_GRANT_MODEL] !== NONE || i32[row + GPU_NEXT_ROW] !== NONE) freeAt = Infinity;
+    else if (i32[row + GPU_RUN_ROW] !== NONE) freeAt = this.f64[(row >> 1) + GPU_RUN_END_NS]!;
+    else freeAt = this.f64[(row >> 1) + GPU_FREE_NS]!;
     this.freeAt.set(gpu, freeAt);
   }
 }

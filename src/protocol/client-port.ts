@@ -2,6 +2,7 @@
  * A client's side of the protocol: numbers in, numbers out. Takes slots, stamps requests, commits them in bulk to
  * the lanes of their shards, and reads completions. Nothing blocks.
  */
+import { followQuantile } from '../clock/quantile.js';
 import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { HistogramTable } from '../ringbuf/log-linear.js';
@@ -12,10 +13,25 @@ import { COMPLETION, REQUEST } from './records.js';
 import { MARGIN_RESPONSE, type SharedMemory } from './shared-memory.js';
 import { CLIENT_HISTOGRAMS, CLIENT_MODEL, HISTOGRAM, SLOT, SLOT_DOUBLES, SLOT_WORDS } from './tables.js';
 
+// Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
+const { accepted: CLIENT_MODEL_ACCEPTED, delivered: CLIENT_MODEL_DELIVERED, refused: CLIENT_MODEL_REFUSED } = CLIENT_MODEL.at;
+const {
+  durationNs: COMPLETION_DURATION_NS,
+  endNs: COMPLETION_END_NS,
+  endedNs: COMPLETION_ENDED_NS,
+  generation: COMPLETION_GENERATION,
+  model: COMPLETION_MODEL,
+  outcome: COMPLETION_OUTCOME,
+  slot: COMPLETION_SLOT,
+} = COMPLETION.at;
+const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
+const { budgetNs: SLOT_BUDGET_NS, deadlineNs: SLOT_DEADLINE_NS, generation: SLOT_GENERATION, model: SLOT_MODEL } = SLOT.at;
+
 /** Answers of `submit` that are not a slot. */
 export const REFUSED_NO_SLOT = -1;
 export const REFUSED_INFEASIBLE = -2;
 
+const LEAST_RESPONSE_NS = 5e3;
 const MODEL_DOUBLES = CLIENT_MODEL.words / 2;
 
 /** What is known about a request that has ended, in ns of the shared clock. */
@@ -32,9 +48,11 @@ export interface Completion {
 
 export class ClientPort {
   readonly slots: number;
-  /** What the last `drain` has read: slots (they may be used again by the next `submit`) and packed outcomes. */
+  /** What the last `drain` has read: slots (they may be used again by the next `submit`), packed outcomes, times. */
   readonly drainedSlots: Int32Array;
   readonly drainedOutcomes: Int32Array;
+  readonly drainedEndNs: Float64Array;
+  readonly drainedDurationNs: Float32Array;
   readonly bell: Doorbell;
 
   readonly #i32: Int32Array;
@@ -42,11 +60,17 @@ export class ClientPort {
   readonly #f32: Float32Array;
   readonly #slotWord: number;
   readonly #slotDouble: number;
+  readonly #cancelWord: number;
+  /** By slot: the generation of its present use, or of the next one while it is free. */
+  readonly #generations: Int32Array;
   readonly #firstSlot: number;
   readonly #responseAt: number;
   readonly #countersAt: number;
   readonly #models: number;
   readonly #shards: number;
+  /** Whether r follows what this client measures (the first one does), at most a tenth of the shortest SLO. */
+  readonly #measured: boolean;
+  readonly #mostResponseNs: number;
   readonly #histograms: HistogramTable;
   readonly #requests: RingWriter[];
   readonly #completions: RingReader[];
@@ -67,17 +91,23 @@ export class ClientPort {
     this.slots = 2 ** config.slotShift;
     this.drainedSlots = new Int32Array(bulk);
     this.drainedOutcomes = new Int32Array(bulk);
+    this.drainedEndNs = new Float64Array(bulk);
+    this.drainedDurationNs = new Float32Array(bulk);
     this.bell = new Doorbell(memory.buffer, place.bell);
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#f32 = new Float32Array(memory.buffer);
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
+    this.#cancelWord = memory.cancels >> 2;
+    this.#generations = new Int32Array(this.slots).fill(1);
     this.#firstSlot = client * this.slots;
     this.#responseAt = (memory.margins >> 3) + MARGIN_RESPONSE;
     this.#countersAt = place.models >> 3;
     this.#models = config.models.length;
     this.#shards = config.shards;
+    this.#measured = config.margins.measured && client === 0;
+    this.#mostResponseNs = Math.max(LEAST_RESPONSE_NS, Math.min(...config.models.map((model) => model.sloNs)) / 10);
     this.#histograms = new HistogramTable(memory.buffer, place.histograms, CLIENT_HISTOGRAMS * this.#models);
     this.#requests = place.requests.map((lane) => new RingWriter(lane));
     this.#completions = place.completions.map((lane) => new RingReader(lane));
@@ -111,20 +141,55 @@ export class ClientPort {
    * Returns how many were accepted; the refused ones are counted and nothing else is known of them.
    */
   submitBulk(models: Int32Array, arrivalsNs: Float64Array, from: number, to: number): number {
-    const responseNs = this.#f64[this.#responseAt]!;
+    const fits = Math.min(to, from + this.#freeCount);
+    for (let k = fits; k < to; k++) this.#refuse(models[k]!, REFUSED_NO_SLOT);
+    if (this.#shards === 1) this.#takeBulk(models, arrivalsNs, from, fits, this.#requests[0]!);
+    else for (let k = from; k < fits; k++) this.#take(models[k]!, arrivalsNs[k]!, arrivalsNs[k]! + this.#sloNs[models[k]!]! - this.#f64[this.#responseAt]!);
+    this.commit();
+    return fits - from;
+  }
+
+  /** As `#take` for each, with everything that is the same for all of them in locals: 3 times as fast. */
+  #takeBulk(models: Int32Array, arrivalsNs: Float64Array, from: number, to: number, lane: RingWriter): void {
+    const i32 = this.#i32;
+    const f32 = this.#f32;
+    const f64 = this.#f64;
+    const free = this.#free;
+    const generations = this.#generations;
     const slos = this.#sloNs;
-    let accepted = 0;
+    const slotWord = this.#slotWord;
+    const slotDouble = this.#slotDouble;
+    const firstSlot = this.#firstSlot;
+    const countersAt = this.#countersAt + CLIENT_MODEL_ACCEPTED;
+    const responseNs = f64[this.#responseAt]!;
+    if (lane.room(to - from) < to - from) throw new Error('request lane is full: more requests under way than slots');
+    let cursor = this.#cursor;
     for (let k = from; k < to; k++) {
       const model = models[k]!;
-      if (this.#freeCount === 0) {
-        this.#refuse(model, REFUSED_NO_SLOT);
-        continue;
+      const arrivalNs = arrivalsNs[k]!;
+      let bits = free[cursor]!;
+      while (bits === 0) {
+        cursor = cursor + 1 === free.length ? 0 : cursor + 1;
+        bits = free[cursor]!;
       }
-      this.#take(model, arrivalsNs[k]!, arrivalsNs[k]! + slos[model]! - responseNs);
-      accepted++;
+      free[cursor] = bits & (bits - 1);
+      const index = (cursor << 5) + 31 - Math.clz32(bits & -bits);
+      const slot = firstSlot + index;
+      const word = slotWord + slot * SLOT_WORDS;
+      const generation = generations[index]!;
+      const budgetNs = slos[model]! - responseNs;
+      f64[slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS] = arrivalNs + budgetNs;
+      f32[word + SLOT_BUDGET_NS] = budgetNs;
+      i32[word + SLOT_MODEL] = model;
+      i32[word + SLOT_GENERATION] = generation;
+      const at = lane.claim();
+      i32[at + REQUEST_SLOT] = slot;
+      i32[at + REQUEST_GENERATION] = generation;
+      f64[countersAt + model * MODEL_DOUBLES]! += 1;
     }
-    this.commit();
-    return accepted;
+    this.#cursor = cursor;
+    this.#freeCount -= to - from;
+    this.#pending[0]! += to - from;
   }
 
   #take(model: number, arrivalNs: number, deadlineNs: number): number {
@@ -132,25 +197,24 @@ export class ClientPort {
     const word = this.#slotWord + slot * SLOT_WORDS;
     const double = this.#slotDouble + slot * SLOT_DOUBLES;
     const i32 = this.#i32;
-    let generation = (i32[word + SLOT.at.generation]! + 1) | 0;
-    if (generation === 0) generation = 1; // 0 is what a cancel word says that was never written
-    this.#f64[double + SLOT.at.arrivalNs] = arrivalNs;
-    this.#f64[double + SLOT.at.deadlineNs] = deadlineNs;
-    i32[word + SLOT.at.model] = model;
-    i32[word + SLOT.at.generation] = generation;
+    const generation = this.#generations[slot - this.#firstSlot]!;
+    this.#f64[double + SLOT_DEADLINE_NS] = deadlineNs;
+    this.#f32[word + SLOT_BUDGET_NS] = deadlineNs - arrivalNs;
+    i32[word + SLOT_MODEL] = model;
+    i32[word + SLOT_GENERATION] = generation;
     const shard = this.#shards === 1 ? 0 : shardOf(model, this.#shards);
     const lane = this.#requests[shard]!;
     const at = lane.claim();
     if (at < 0) throw new Error('request lane is full: more requests under way than slots');
-    lane.i32[at + REQUEST.at.slot] = slot;
-    lane.i32[at + REQUEST.at.generation] = generation;
+    lane.i32[at + REQUEST_SLOT] = slot;
+    lane.i32[at + REQUEST_GENERATION] = generation;
     this.#pending[shard]!++;
-    this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL.at.accepted]! += 1;
+    this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_ACCEPTED]! += 1;
     return slot;
   }
 
   #refuse(model: number, code: number): number {
-    this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL.at.refused]! += 1;
+    this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_REFUSED]! += 1;
     return code;
   }
 
@@ -184,8 +248,8 @@ export class ClientPort {
   /** Says that the request in `slot` is no longer wanted. Its completion still comes, as `cancelled` or as it had ended before. */
   cancel(slot: number): void {
     const word = this.#slotWord + slot * SLOT_WORDS;
-    Atomics.store(this.#i32, word + SLOT.at.cancel, this.#i32[word + SLOT.at.generation]!);
-    const shard = shardOf(this.#i32[word + SLOT.at.model]!, this.#shards);
+    Atomics.store(this.#i32, this.#cancelWord + slot, this.#i32[word + SLOT_GENERATION]!);
+    const shard = shardOf(this.#i32[word + SLOT_MODEL]!, this.#shards);
     this.#cancels[shard]!.mark(slot);
     this.#shardBells[shard]!.ring();
   }
@@ -203,49 +267,52 @@ export class ClientPort {
   #drainLane(lane: RingReader, nowNs: number, from: number): number {
     const count = lane.available(this.drainedSlots.length - from);
     if (count === 0) return 0;
-    const i32 = this.#i32;
-    const f64 = this.#f64;
     const laneWords = lane.i32;
+    const generations = this.#generations;
     let to = from;
+    let lastEndNs = 0;
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
-      const slot = laneWords[at + COMPLETION.at.slot]!;
-      const word = this.#slotWord + slot * SLOT_WORDS;
-      // A completion that comes twice speaks of a generation that is over, or of a slot that is free.
+      const slot = laneWords[at + COMPLETION_SLOT]!;
       const index = slot - this.#firstSlot;
-      if (laneWords[at + COMPLETION.at.generation] !== i32[word + SLOT.at.generation]) continue;
-      if ((this.#free[index >> 5]! & (1 << (index & 31))) !== 0) continue;
-      const packed = i32[word + SLOT.at.outcome]!;
-      const model = i32[word + SLOT.at.model]!;
-      const outcome = packed & 31;
-      if (outcome <= OUTCOME.late) {
-        const double = this.#slotDouble + slot * SLOT_DOUBLES;
-        this.#histograms.record(HISTOGRAM.latency * this.#models + model, nowNs - f64[double + SLOT.at.arrivalNs]!);
-        this.#histograms.record(HISTOGRAM.delivery * this.#models + model, nowNs - f64[double + SLOT.at.endNs]!);
+      const generation = generations[index]!;
+      // A completion that comes twice speaks of a generation that is over.
+      if (laneWords[at + COMPLETION_GENERATION] !== generation) continue;
+      generations[index] = generation === -1 ? 1 : generation + 1; // never 0: that is a cancel word that was never written
+      const packed = laneWords[at + COMPLETION_OUTCOME]!;
+      const model = laneWords[at + COMPLETION_MODEL]!;
+      if ((packed & 31) <= OUTCOME.late) {
+        lastEndNs = lane.f64[(at >> 1) + COMPLETION_END_NS]!;
+        this.#histograms.record(HISTOGRAM.latency * this.#models + model, nowNs - lastEndNs + lane.f32[at + COMPLETION_ENDED_NS]!);
+        this.#histograms.record(HISTOGRAM.delivery * this.#models + model, nowNs - lastEndNs);
       }
-      f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL.at.delivered]! += 1;
+      this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_DELIVERED]! += 1;
       this.#free[index >> 5]! |= 1 << (index & 31);
       this.drainedSlots[to] = slot;
       this.drainedOutcomes[to] = packed;
+      this.drainedEndNs[to] = lane.f64[(at >> 1) + COMPLETION_END_NS]!;
+      this.drainedDurationNs[to] = lane.f32[at + COMPLETION_DURATION_NS]!;
       to++;
     }
     this.#freeCount += to - from;
+    if (this.#measured && lastEndNs > 0) followQuantile(this.#f64, this.#responseAt, nowNs - lastEndNs, 0.99, LEAST_RESPONSE_NS, this.#mostResponseNs);
     lane.release(count);
     return to - from;
   }
 
-  /** Everything about a request that has ended. Right after `drain`, before the slot is used again. */
-  completion(slot: number): Completion {
+  /** Everything about the `k`-th completion of the last `drain`. Before its slot is used again. */
+  completion(k: number): Completion {
+    const slot = this.drainedSlots[k]!;
+    const packed = this.drainedOutcomes[k]!;
     const word = this.#slotWord + slot * SLOT_WORDS;
-    const double = this.#slotDouble + slot * SLOT_DOUBLES;
-    const packed = this.#i32[word + SLOT.at.outcome]!;
-    const endNs = this.#f64[double + SLOT.at.endNs]!;
+    const deadlineNs = this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!;
+    const endNs = this.drainedEndNs[k]!;
     return {
       outcome: outcomeOf(packed),
-      model: this.#i32[word + SLOT.at.model]!,
-      arrivalNs: this.#f64[double + SLOT.at.arrivalNs]!,
-      deadlineNs: this.#f64[double + SLOT.at.deadlineNs]!,
-      startNs: endNs - this.#f32[word + SLOT.at.durationNs]!,
+      model: this.#i32[word + SLOT_MODEL]!,
+      arrivalNs: deadlineNs - this.#f32[word + SLOT_BUDGET_NS]!,
+      deadlineNs,
+      startNs: endNs - this.drainedDurationNs[k]!,
       endNs,
       batchSize: batchSizeOf(packed),
       gpu: gpuOf(packed),

@@ -4,8 +4,19 @@ import { defineRecord } from '../ringbuf/layout.js';
 /** client → shard: a slot was filled. The request itself lies in the slot table. */
 export const REQUEST = defineRecord('request', { slot: 'i32', generation: 'i32' });
 
-/** shard → client: a slot's outcome was written. */
-export const COMPLETION = defineRecord('completion', { slot: 'i32', generation: 'i32' });
+/** shard → client: a slot's outcome was written; all that the client needs, so that it need not fetch the slot's line from the other core. */
+export const COMPLETION = defineRecord('completion', {
+  slot: 'i32',
+  generation: 'i32',
+  outcome: 'i32',
+  model: 'i32',
+  /** Device end, or the time of the drop. */
+  endNs: 'f64',
+  /** End − arrival. */
+  endedNs: 'f32',
+  /** Device end − device start. */
+  durationNs: 'f32',
+});
 
 /**
  * shard ⇒ dispatcher, by mailbox: the batch that a model would run next. `size` 0 means that nothing is queued.
@@ -56,6 +67,8 @@ export const ISSUE = defineRecord('issue', {
   number: 'i32',
   size: 'i32',
   readyNs: 'f64',
+  /** When the grant was made; the device measures the control delay c with it. */
+  grantedNs: 'f64',
 });
 
 /** device → dispatcher: a batch has ended. */
@@ -66,6 +79,8 @@ export const DEVICE_DONE = defineRecord('device done', {
   status: 'i32',
   startNs: 'f64',
   endNs: 'f64',
+  /** Grant → taken by the device. */
+  controlNs: 'f64',
 });
 
 /** dispatcher → shard: the same, for the owner of the requests. */

@@ -5,7 +5,7 @@
  *   control words, doorbells, margins
  *   per client      model rows, histograms
  *   per client and shard   request lane ▶   ◀ completion lane
- *   slot table (all clients)
+ *   slot table and cancel words (all clients)
  *   per shard       cancel bitmap, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
  *   candidates      dirty bitmap, mailboxes
  *   model rows      of the shards, of the dispatcher; histograms
@@ -21,7 +21,7 @@ import { HistogramTable } from '../ringbuf/log-linear.js';
 import { initMailboxes, mailboxBytes } from '../ringbuf/mailbox.js';
 import { ringBytes, type RingPlace } from '../ringbuf/spsc-ring.js';
 import { RubatoError } from '../model/errors.js';
-import { DEVICE_HOSTS, type SchedulerConfig } from './config.js';
+import { DEVICE_HOSTS, HOST_CALLBACK, type SchedulerConfig } from './config.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, REQUEST } from './records.js';
 import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
 
@@ -67,6 +67,7 @@ export interface ClientPlace {
 }
 
 export interface HostPlace {
+  readonly bell: number;
   readonly issues: RingPlace;
   readonly done: RingPlace;
 }
@@ -79,6 +80,7 @@ export interface SharedMemory {
   readonly margins: number;
   readonly dispatcherBell: number;
   readonly slots: number;
+  readonly cancels: number;
   readonly clients: readonly ClientPlace[];
   readonly shards: readonly ShardPlace[];
   readonly candidateDirty: number;
@@ -117,6 +119,7 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
 
   const control = plan.take(CONTROL_BYTES);
   const margins = plan.take(MARGIN_BYTES);
+  // One thread hosts all shards, the dispatcher and the emulated GPUs, so one bell wakes them all.
   const dispatcherBell = plan.take(DOORBELL_BYTES);
 
   const clients = Array.from({ length: config.maxClients }, () => ({
@@ -127,9 +130,10 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
     completions: Array.from({ length: config.shards }, () => plan.lane(2 * slotsPerClient, COMPLETION.bytes)),
   }));
   const slots = plan.take(config.maxClients * slotsPerClient * SLOT.bytes);
+  const cancels = plan.take(config.maxClients * slotsPerClient * 4);
 
   const shards = Array.from({ length: config.shards }, () => ({
-    bell: plan.take(DOORBELL_BYTES),
+    bell: dispatcherBell,
     cancel: plan.take(dirtyBitmapBytes(config.maxClients * slotsPerClient)),
     batchRows,
     batchStride: maxBatch,
@@ -145,7 +149,9 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
   const dispatchModels = plan.take(models * DISPATCH_MODEL.bytes);
   const histograms = plan.take(HistogramTable.bytes(SCHEDULER_HISTOGRAMS * models));
   const gpuRows = plan.take(gpus * GPU.bytes);
-  const hosts = Array.from({ length: DEVICE_HOSTS }, () => ({
+  const hosts = Array.from({ length: DEVICE_HOSTS }, (_, host) => ({
+    // Callbacks run on the thread that made the scheduler, which is client 0.
+    bell: host === HOST_CALLBACK ? clients[0]!.bell : dispatcherBell,
     issues: plan.lane(4 * gpus, ISSUE.bytes),
     done: plan.lane(4 * gpus, DEVICE_DONE.bytes),
   }));
@@ -184,6 +190,7 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
     margins,
     dispatcherBell,
     slots,
+    cancels,
     clients: clients.map((client) => ({ ...client, requests: client.requests.map(place), completions: client.completions.map(place) })),
     shards: shards.map((shard) => ({ ...shard, grants: place(shard.grants), answers: place(shard.answers), batchDone: place(shard.batchDone) })),
     candidateDirty,
@@ -192,6 +199,6 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
     dispatchModels,
     histograms,
     gpus: gpuRows,
-    hosts: hosts.map((host) => ({ issues: place(host.issues), done: place(host.done) })),
+    hosts: hosts.map((host) => ({ ...host, issues: place(host.issues), done: place(host.done) })),
   };
 }

@@ -2,17 +2,19 @@
  * The durable tables: who writes which word, and which store publishes it. Everything else in the scheduler
  * (queues, windows, trees, timers) is a cache that can be rebuilt from these.
  *
- * Slot table, 48 bytes per slot (number = client << slotShift | index). The line changes owner with the request:
+ * Slot table, 32 bytes per slot (number = client << slotShift | index), two to a cache line, none across two. The
+ * line changes owner with the request:
  *
- *   f64 0 arrivalNs          client      when the request was due
- *   f64 1 deadlineNs         client      arrival + SLO − r
- *   f64 2 endNs              shard       device end, or the time of the drop
- *   i32 6 generation         client      counts the uses of the slot; request is published by the lane's commit
- *   i32 7 model              client
- *   i32 8 cancel             client      the generation that is no longer wanted (Atomics.store, then the cancel bitmap)
- *   i32 9 outcomeGeneration  shard       = generation once the outcome stands; published by the completion's commit
- *   i32 10 outcome           shard       packed, see outcome.ts
- *   f32 11 durationNs        shard       device end − device start
+ *   f64 0 deadlineNs         client      arrival + SLO − r
+ *   f32 2 budgetNs           client      deadline − arrival: the arrival to within 2^-24 of the SLO
+ *   i32 3 generation         client      counts the uses of the slot; the request is published by the lane's commit
+ *   i32 4 model              client
+ *   i32 5 outcomeGeneration  shard       = generation once the outcome stands; published by the completion's commit
+ *   i32 6 outcome            shard       packed, see outcome.ts
+ *   f32 7 endedNs            shard       device end (or drop) − arrival
+ *
+ * Cancel words, one i32 per slot, apart from the rest because they are rarely touched:
+ *   client      the generation that is no longer wanted (Atomics.store, then the shard's cancel bitmap)
  *
  * Batch table of a shard, all words written by that shard:
  *   per row a header of 32 bytes  i32 state, model, number, size, gpu, spare…   and `stride` slot numbers.
@@ -26,15 +28,13 @@
 import { defineRecord, LINE_BYTES } from '../ringbuf/layout.js';
 
 export const SLOT = defineRecord('slot', {
-  arrivalNs: 'f64',
   deadlineNs: 'f64',
-  endNs: 'f64',
+  budgetNs: 'f32',
   generation: 'i32',
   model: 'i32',
-  cancel: 'i32',
   outcomeGeneration: 'i32',
   outcome: 'i32',
-  durationNs: 'i32', // read and written through a Float32Array over the same words
+  endedNs: 'f32',
 });
 export const SLOT_WORDS = SLOT.words;
 export const SLOT_DOUBLES = SLOT.words / 2;
@@ -98,7 +98,8 @@ export const GPU = defineRecord(
     nextLengthNs: 'f64',
     busyNs: 'f64',
     batches: 'f64',
-    runLengthNs: 'f64',
+    /** When the grant under way was made. */
+    grantedNs: 'f64',
   },
   LINE_BYTES,
 );

@@ -6,6 +6,10 @@
  * Marking goes from leaf to root, collecting from root to leaf, and a word is exchanged with 0 *before* what
  * it stands for is read: a mark that comes later sets it again, so none is lost (it may be seen twice).
  * A bit that is set already needs no write: whoever clears it will look below afterwards.
+ *
+ * Therefore what a mark stands for must be published by an atomic store or exchange before it (a ring's commit, a
+ * mailbox's publish). A plain store may still wait in the processor's store buffer while `mark` finds the bit set
+ * and the reader takes it: then the reader sees the value from before, and no mark is left (seen on x86).
  */
 import { checkPiece } from './layout.js';
 
@@ -27,6 +31,7 @@ export function dirtyBitmapBytes(size: number): number {
 }
 
 export class DirtyBitmap {
+  readonly size: number;
   readonly #i32: Int32Array;
   /** Word offset of each level; level 0 holds the members. */
   readonly #levels: Int32Array;
@@ -37,6 +42,7 @@ export class DirtyBitmap {
 
   constructor(buffer: SharedArrayBuffer, byteOffset: number, size: number) {
     checkPiece('dirty bitmap', buffer, byteOffset, dirtyBitmapBytes(size));
+    this.size = size;
     this.#i32 = new Int32Array(buffer);
     const words = levelWords(size);
     this.#levels = new Int32Array(words.length);
@@ -50,7 +56,9 @@ export class DirtyBitmap {
     this.#walkBits = new Int32Array(words.length);
   }
 
+  /** Puts `index` into the set. Throws when it is outside 0 … size-1. */
   mark(index: number): void {
+    if (index >>> 0 >= this.size) throw new RangeError(`dirty bitmap: index ${index} is outside 0 … ${this.size - 1}`);
     const i32 = this.#i32;
     let at = index;
     for (let level = 0; level < this.#levels.length; level++) {
@@ -69,8 +77,12 @@ export class DirtyBitmap {
   /**
    * Takes all marked numbers out of the set and writes them to `out`, in ascending order; returns how many.
    * When `out` has no room for a whole word of 32 the rest stays marked for the next call.
+   * Throws when it has no room for even one word: then it would never get anywhere.
    */
   collect(out: Int32Array): number {
+    if (out.length < 32 && out.length < this.size) {
+      throw new RangeError(`dirty bitmap: collect has room for ${out.length} numbers, it needs at least ${Math.min(32, this.size)}`);
+    }
     const i32 = this.#i32;
     const top = this.#levels.length - 1;
     if (Atomics.load(i32, this.#root) === 0) return 0;

@@ -2,8 +2,9 @@
  * Wakes one thread that has nothing to do. One i32 word, 0 while its owner is awake.
  *
  * The owner: `prepare()`, then look at every source once more, then `park()` or, if something was found, `cancel()`.
- * Who adds work: publish it, then `ring()`. Sequentially consistent atomics leave two cases: the ringer sees
- * SLEEPING and wakes, or the owner's second look sees the work. No wake-up is lost.
+ * Who adds work: publish it by an atomic store or exchange, then `ring()`. Sequentially consistent atomics leave two
+ * cases: the ringer sees SLEEPING and wakes, or the owner's second look sees the work. No wake-up is lost. (A plain
+ * store would not do: it may wait in the store buffer while `ring` still finds the owner awake.)
  * Ringing an owner that is awake costs one atomic load (a bare `Atomics.notify` takes a process-wide lock).
  */
 import { checkPiece, LINE_BYTES } from './layout.js';
@@ -41,14 +42,21 @@ export class Doorbell {
 
   /** Blocks the owner's thread until somebody rings, at most `timeoutMs`. */
   park(timeoutMs: number): void {
+    if (Number.isNaN(timeoutMs)) refuseTimeout();
     Atomics.wait(this.#i32, this.#at, SLEEPING, timeoutMs);
     Atomics.store(this.#i32, this.#at, AWAKE);
   }
 
   /** As `park` without blocking: resolves when somebody rings. A pending one does not keep the process alive. */
   async parkAsync(timeoutMs: number): Promise<void> {
+    if (Number.isNaN(timeoutMs)) refuseTimeout();
     const waiting = Atomics.waitAsync(this.#i32, this.#at, SLEEPING, timeoutMs);
     if (waiting.async) await waiting.value;
     Atomics.store(this.#i32, this.#at, AWAKE);
   }
+}
+
+/** Atomics.wait takes NaN for "without end". */
+function refuseTimeout(): never {
+  throw new RangeError('doorbell: a time-out of NaN ms was asked for; it must be a number');
 }

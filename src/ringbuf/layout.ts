@@ -2,15 +2,15 @@
  * Names the fields of a fixed-size record once and yields their offsets.
  *
  * Every record lies on an 8-byte boundary and is a multiple of 8 bytes, so that one pair of views
- * (Int32Array, Float64Array) over the buffer serves all of them: the word index `w` of a record is its
- * byte offset / 4, the double index is `w >> 1`. An i32 field is read as `i32[w + AT]`,
+ * (Int32Array, Float64Array, Float32Array) over the buffer serves all of them: the word index `w` of a record is its
+ * byte offset / 4, the double index is `w >> 1`. An i32 field is read as `i32[w + AT]`, an f32 field as `f32[w + AT]`,
  * an f64 field as `f64[(w >> 1) + AT]`.
  */
 
 /** Distance in bytes between words written by different threads: two cache lines, because of the adjacent-line prefetcher. */
 export const LINE_BYTES = 128;
 
-export type FieldKind = 'i32' | 'f64';
+export type FieldKind = 'i32' | 'f32' | 'f64';
 
 export interface RecordLayout<F extends Record<string, FieldKind>> {
   /** Size of one record. */

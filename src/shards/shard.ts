@@ -11,6 +11,7 @@ import { Doorbell } from '../ringbuf/doorbell.js';
 import { Mailboxes } from '../ringbuf/mailbox.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
 import {
+  DROP_NEVER,
   type SchedulerConfig,
   shardOf,
   WANT_FRONTRUN,
@@ -39,6 +40,43 @@ import { DeadlineQueue } from './deadline-queue.js';
 import { Ledger, LEDGER_END, LEDGER_NOW, LEDGER_START } from './ledger.js';
 import { firstTargetBatch, RateMeter, targetBatch } from './rate-meter.js';
 
+// Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
+const {
+  execNs: ANSWER_EXEC_NS,
+  gpu: ANSWER_GPU,
+  lengthNs: ANSWER_LENGTH_NS,
+  model: ANSWER_MODEL,
+  number: ANSWER_NUMBER,
+  readyNs: ANSWER_READY_NS,
+  row: ANSWER_ROW,
+  size: ANSWER_SIZE,
+} = ANSWER.at;
+const { gpu: BATCH_GPU, model: BATCH_MODEL, number: BATCH_NUMBER, size: BATCH_SIZE, state: BATCH_STATE } = BATCH.at;
+const { endNs: BATCH_DONE_END_NS, row: BATCH_DONE_ROW, startNs: BATCH_DONE_START_NS, status: BATCH_DONE_STATUS } = BATCH_DONE.at;
+const {
+  execNs: CANDIDATE_EXEC_NS,
+  invalidAfterNs: CANDIDATE_INVALID_AFTER_NS,
+  leadNs: CANDIDATE_LEAD_NS,
+  rankNs: CANDIDATE_RANK_NS,
+  size: CANDIDATE_SIZE,
+  stamp: CANDIDATE_STAMP,
+} = CANDIDATE.at;
+const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
+const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
+const {
+  answered: SHARD_MODEL_ANSWERED,
+  queued: SHARD_MODEL_QUEUED,
+  ratePerSecond: SHARD_MODEL_RATE_PER_SECOND,
+  target: SHARD_MODEL_TARGET,
+} = SHARD_MODEL.at;
+const {
+  budgetNs: SLOT_BUDGET_NS,
+  deadlineNs: SLOT_DEADLINE_NS,
+  generation: SLOT_GENERATION,
+  model: SLOT_MODEL,
+  outcomeGeneration: SLOT_OUTCOME_GENERATION,
+} = SLOT.at;
+
 /** Requests taken from one lane per poll. Bounds a poll to about 100 µs. */
 const REQUESTS_PER_POLL = 2048;
 
@@ -55,11 +93,15 @@ export class ShardRole implements Role {
   readonly #config: SchedulerConfig;
   readonly #place: ShardPlace;
   readonly #i32: Int32Array;
+  readonly #f32: Float32Array;
   readonly #f64: Float64Array;
   readonly #controlAt: number;
   readonly #marginsAt: number;
   readonly #slotWord: number;
   readonly #slotDouble: number;
+  readonly #cancelWord: number;
+  /** By slot: the low byte of the generation that was admitted last. Tells a request in the lane from one that was closed. */
+  readonly #admitted: Uint8Array;
   readonly #rowsAt: number;
   readonly #headersAt: number;
   readonly #batchSlotsAt: number;
@@ -84,6 +126,7 @@ export class ShardRole implements Role {
   readonly #latencies: Float64Array[] = [];
   readonly #maxBatch: Int32Array;
   readonly #maxQueue: Int32Array;
+  readonly #dropPolicy: Uint8Array;
   readonly #target: Int32Array;
   readonly #hint: Int32Array;
   readonly #lastExecNs: Float64Array;
@@ -108,11 +151,14 @@ export class ShardRole implements Role {
     this.#config = config;
     this.#place = place;
     this.#i32 = new Int32Array(memory.buffer);
+    this.#f32 = new Float32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#controlAt = (memory.control >> 2) + CONTROL_STATE;
     this.#marginsAt = memory.margins >> 3;
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
+    this.#cancelWord = memory.cancels >> 2;
+    this.#admitted = new Uint8Array(config.maxClients * 2 ** config.slotShift);
     this.#rowsAt = memory.shardModels >> 2;
     this.#headersAt = place.batchHeaders >> 2;
     this.#batchSlotsAt = place.batchSlots >> 2;
@@ -131,6 +177,7 @@ export class ShardRole implements Role {
     this.#timers = new TimeTree(models);
     this.#maxBatch = Int32Array.from(config.models, (model) => model.maxBatch);
     this.#maxQueue = Int32Array.from(config.models, (model) => model.maxQueue);
+    this.#dropPolicy = Uint8Array.from(config.models, (model) => model.dropPolicy);
     this.#target = new Int32Array(models);
     this.#hint = new Int32Array(models);
     this.#lastExecNs = new Float64Array(models);
@@ -202,7 +249,10 @@ export class ShardRole implements Role {
 
   #admit(lane: RingReader, count: number): void {
     const i32 = this.#i32;
+    const f32 = this.#f32;
     const f64 = this.#f64;
+    const cancelWord = this.#cancelWord;
+    const admitted = this.#admitted;
     const queues = this.#queues;
     const isTouched = this.#isTouched;
     const arrivals = this.#meter.arrivals;
@@ -210,22 +260,24 @@ export class ShardRole implements Role {
     const slotWord = this.#slotWord;
     const slotDouble = this.#slotDouble;
     const laneWords = lane.i32;
-    const overheadNs = f64[this.#marginsAt + MARGIN_CONTROL]! + f64[this.#marginsAt + MARGIN_TRANSFER]!;
+    const now = this.cells[CELL_NOW]!;
+    const soonestStartNs = now + f64[this.#marginsAt + MARGIN_CONTROL]! + f64[this.#marginsAt + MARGIN_TRANSFER]!;
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
-      const slot = laneWords[at + REQUEST.at.slot]!;
+      const slot = laneWords[at + REQUEST_SLOT]!;
       const word = slotWord + slot * SLOT_WORDS;
-      if (laneWords[at + REQUEST.at.generation] !== i32[word + SLOT.at.generation]) throw new Error(`request for slot ${slot}: its generation is not the slot's`);
-      const model = i32[word + SLOT.at.model]!;
-      const double = slotDouble + slot * SLOT_DOUBLES;
-      const deadline = f64[double + SLOT.at.deadlineNs]!;
+      if (laneWords[at + REQUEST_GENERATION] !== i32[word + SLOT_GENERATION]) throw new Error(`request for slot ${slot}: its generation is not the slot's`);
+      const model = i32[word + SLOT_MODEL]!;
+      const deadline = f64[slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!;
       if (isTouched[model] === 0) this.#firstOfPoll(model);
       arrivals[model]!++;
       const queue = queues[model]!;
-      if (i32[word + SLOT.at.cancel] === i32[word + SLOT.at.generation]) {
+      admitted[slot] = i32[word + SLOT_GENERATION]!;
+      if (i32[cancelWord + slot] === i32[word + SLOT_GENERATION]) {
         this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
-      } else if (f64[double + SLOT.at.arrivalNs]! + overheadNs + this.#latencies[model]![1]! > deadline) {
-        this.#ledger.endUnrun(slot, model, OUTCOME.infeasible);
+      } else if (deadline < soonestStartNs + this.#latencies[model]![1]! && this.#dropPolicy[model] !== DROP_NEVER) {
+        // Not even alone and at once: what the policy would find out with more work, which is worst when there is least time.
+        this.#endHopeless(slot, model, f32[word + SLOT_BUDGET_NS]! < soonestStartNs - now + this.#latencies[model]![1]!);
       } else if (queue.prefixCount + queue.suffixCount >= maxQueue[model]!) {
         this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
       } else {
@@ -242,10 +294,16 @@ export class ShardRole implements Role {
     this.#touch(model);
   }
 
+  /** Ends a request that cannot be met: its time was too short from the start, or it came too late. */
+  #endHopeless(slot: number, model: number, fromTheStart: boolean): void {
+    if (!fromTheStart && this.#observer !== null) this.#observer.expired(this.cells[CELL_NOW]!, model, slot, 1, -Infinity);
+    this.#ledger.endUnrun(slot, model, fromTheStart ? OUTCOME.infeasible : OUTCOME.expired);
+  }
+
   #refuseAll(lane: RingReader, count: number): void {
     for (let k = 0; k < count; k++) {
-      const slot = lane.i32[lane.word(k) + REQUEST.at.slot]!;
-      this.#ledger.endUnrun(slot, this.#i32[this.#slotWord + slot * SLOT_WORDS + SLOT.at.model]!, OUTCOME.closed);
+      const slot = lane.i32[lane.word(k) + REQUEST_SLOT]!;
+      this.#ledger.endUnrun(slot, this.#i32[this.#slotWord + slot * SLOT_WORDS + SLOT_MODEL]!, OUTCOME.closed);
     }
   }
 
@@ -271,12 +329,16 @@ export class ShardRole implements Role {
     for (let k = 0; k < count; k++) {
       const slot = this.#cancelled[k]!;
       const word = this.#slotWord + slot * SLOT_WORDS;
-      const generation = this.#i32[word + SLOT.at.generation]!;
-      // Stale: the slot has been used again since, or the request has ended. Running: its batch's end says `cancelled`.
-      if (Atomics.load(this.#i32, word + SLOT.at.cancel) !== generation) continue;
-      if (this.#i32[word + SLOT.at.outcomeGeneration] === generation) continue;
-      const model = this.#i32[word + SLOT.at.model]!;
-      if (!this.#queues[model]!.remove(slot)) continue;
+      const generation = this.#i32[word + SLOT_GENERATION]!;
+      // Stale: the slot has been used again since, or the request has ended. Or its record is still in the lane: `#admit` will look.
+      if (Atomics.load(this.#i32, this.#cancelWord + slot) !== generation) continue;
+      if (this.#i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
+      if (this.#admitted[slot] !== (generation & 255)) continue;
+      const model = this.#i32[word + SLOT_MODEL]!;
+      if (!this.#queues[model]!.remove(slot)) {
+        this.#ledger.cancelRunning();
+        continue;
+      }
       this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
       this.#touch(model);
     }
@@ -290,14 +352,14 @@ export class ShardRole implements Role {
     const count = lane.available(lane.capacity);
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
-      const row = lane.i32[at + BATCH_DONE.at.row]!;
+      const row = lane.i32[at + BATCH_DONE_ROW]!;
       const header = this.#headersAt + row * BATCH.words;
-      if (this.#i32[header + BATCH.at.state] !== BATCH_OPEN) continue; // reported twice: ended already
+      if (this.#i32[header + BATCH_STATE] !== BATCH_OPEN) continue; // reported twice: ended already
       const ledger = this.#ledger;
-      ledger.cells[LEDGER_START] = lane.f64[(at >> 1) + BATCH_DONE.at.startNs]!;
-      ledger.cells[LEDGER_END] = lane.f64[(at >> 1) + BATCH_DONE.at.endNs]!;
-      ledger.endBatch(header, this.#batchSlotsAt + row * this.#place.batchStride, lane.i32[at + BATCH_DONE.at.status]!);
-      this.#i32[header + BATCH.at.state] = BATCH_FREE;
+      ledger.cells[LEDGER_START] = lane.f64[(at >> 1) + BATCH_DONE_START_NS]!;
+      ledger.cells[LEDGER_END] = lane.f64[(at >> 1) + BATCH_DONE_END_NS]!;
+      ledger.endBatch(header, this.#batchSlotsAt + row * this.#place.batchStride, lane.i32[at + BATCH_DONE_STATUS]!);
+      this.#i32[header + BATCH_STATE] = BATCH_FREE;
       this.#freeRows[this.#freeRowCount++] = row;
     }
     if (count > 0) lane.release(count);
@@ -328,11 +390,11 @@ export class ShardRole implements Role {
       const at = lane.word(k);
       this.#answer(
         now,
-        lane.i32[at + GRANT.at.model]!,
-        lane.i32[at + GRANT.at.number]!,
-        lane.i32[at + GRANT.at.gpu]!,
-        (lane.i32[at + GRANT.at.flags]! & GRANT_EARLY) !== 0,
-        lane.f64[(at >> 1) + GRANT.at.gpuFreeNs]!,
+        lane.i32[at + GRANT_MODEL]!,
+        lane.i32[at + GRANT_NUMBER]!,
+        lane.i32[at + GRANT_GPU]!,
+        (lane.i32[at + GRANT_FLAGS]! & GRANT_EARLY) !== 0,
+        lane.f64[(at >> 1) + GRANT_GPU_FREE_NS]!,
       );
     }
     this.#answers.commit();
@@ -356,19 +418,19 @@ export class ShardRole implements Role {
     const at = answers.claim();
     if (at < 0) throw new Error('answer lane is full: more grants under way than models');
     const words = answers.i32;
-    words[at + ANSWER.at.model] = model;
-    words[at + ANSWER.at.number] = number;
-    words[at + ANSWER.at.gpu] = gpu;
-    words[at + ANSWER.at.row] = row;
-    words[at + ANSWER.at.size] = policy.size;
+    words[at + ANSWER_MODEL] = model;
+    words[at + ANSWER_NUMBER] = number;
+    words[at + ANSWER_GPU] = gpu;
+    words[at + ANSWER_ROW] = row;
+    words[at + ANSWER_SIZE] = policy.size;
     const ready = early ? window[WINDOW_EARLIEST]! : window[WINDOW_READY]!;
     const exec = Math.max(ready, gpuFreeNs);
-    answers.f64[(at >> 1) + ANSWER.at.execNs] = exec;
-    answers.f64[(at >> 1) + ANSWER.at.readyNs] = ready;
-    answers.f64[(at >> 1) + ANSWER.at.lengthNs] = this.#latencies[model]![policy.size]!;
+    answers.f64[(at >> 1) + ANSWER_EXEC_NS] = exec;
+    answers.f64[(at >> 1) + ANSWER_READY_NS] = ready;
+    answers.f64[(at >> 1) + ANSWER_LENGTH_NS] = this.#latencies[model]![policy.size]!;
     if (row >= 0) this.#lastExecNs[model] = exec;
     if (this.#observer !== null) this.#observe(now, model, gpu, row, exec);
-    this.#i32[this.#rowsAt + model * SHARD_MODEL.words + SHARD_MODEL.at.answered] = number;
+    this.#i32[this.#rowsAt + model * SHARD_MODEL.words + SHARD_MODEL_ANSWERED] = number;
     this.#touch(model);
   }
 
@@ -383,11 +445,11 @@ export class ShardRole implements Role {
     const size = this.#policy.size;
     const header = this.#headersAt + row * BATCH.words;
     this.#queues[model]!.takeOldest(size, this.#i32, this.#batchSlotsAt + row * this.#place.batchStride);
-    this.#i32[header + BATCH.at.model] = model;
-    this.#i32[header + BATCH.at.number] = number;
-    this.#i32[header + BATCH.at.size] = size;
-    this.#i32[header + BATCH.at.gpu] = gpu;
-    this.#i32[header + BATCH.at.state] = BATCH_OPEN;
+    this.#i32[header + BATCH_MODEL] = model;
+    this.#i32[header + BATCH_NUMBER] = number;
+    this.#i32[header + BATCH_SIZE] = size;
+    this.#i32[header + BATCH_GPU] = gpu;
+    this.#i32[header + BATCH_STATE] = BATCH_OPEN;
     return row;
   }
 
@@ -479,8 +541,10 @@ export class ShardRole implements Role {
 
   /** Last exec + t/λ; before a rate is known, t is half of what the SLO allows, and so is the delay. */
   #targetDelayNs(model: number): number {
-    if (!this.#meter.known(model)) return this.#lastExecNs[model]! + this.#config.models[model]!.sloNs / 2;
-    return this.#lastExecNs[model]! + (this.#target[model]! / this.#meter.ratePerSecond(model)) * 1e9;
+    const delayNs = this.#meter.known(model)
+      ? (this.#target[model]! / this.#meter.ratePerSecond(model)) * 1e9
+      : this.#config.models[model]!.sloNs / 2;
+    return Math.ceil(this.#lastExecNs[model]! + delayNs);
   }
 
   /** Makes the batch that `#decide` has chosen the model's candidate and sets its timer. Returns 1 if anything changed. */
@@ -488,8 +552,8 @@ export class ShardRole implements Role {
     const size = this.#policy.size;
     const window = this.#window;
     const row = this.#rowsAt + model * SHARD_MODEL.words;
-    const stamp = this.#i32[row + SHARD_MODEL.at.answered]!;
-    this.#f64[(row >> 1) + SHARD_MODEL.at.queued] = this.#queues[model]!.count;
+    const stamp = this.#i32[row + SHARD_MODEL_ANSWERED]!;
+    this.#f64[(row >> 1) + SHARD_MODEL_QUEUED] = this.#queues[model]!.count;
     const exec = size === 0 ? Infinity : window[WINDOW_READY]!;
     const invalidAfter = size === 0 ? -Infinity : window[WINDOW_INVALID_AFTER]!;
     // After this moment no grant can be made in time any more: decide again. An empty queue needs no timer.
@@ -511,12 +575,12 @@ export class ShardRole implements Role {
     const mailboxes = this.#mailboxes;
     const at = mailboxes.slot(model);
     const f64 = mailboxes.f64;
-    mailboxes.i32[at + CANDIDATE.at.stamp] = stamp;
-    mailboxes.i32[at + CANDIDATE.at.size] = size;
-    f64[(at >> 1) + CANDIDATE.at.execNs] = exec;
-    f64[(at >> 1) + CANDIDATE.at.rankNs] = window[WINDOW_RANK]!;
-    f64[(at >> 1) + CANDIDATE.at.invalidAfterNs] = invalidAfter;
-    f64[(at >> 1) + CANDIDATE.at.leadNs] = window[WINDOW_LEAD]!;
+    mailboxes.i32[at + CANDIDATE_STAMP] = stamp;
+    mailboxes.i32[at + CANDIDATE_SIZE] = size;
+    f64[(at >> 1) + CANDIDATE_EXEC_NS] = exec;
+    f64[(at >> 1) + CANDIDATE_RANK_NS] = window[WINDOW_RANK]!;
+    f64[(at >> 1) + CANDIDATE_INVALID_AFTER_NS] = invalidAfter;
+    f64[(at >> 1) + CANDIDATE_LEAD_NS] = window[WINDOW_LEAD]!;
     mailboxes.publish(model);
     this.#dirty.mark(model);
     return 1;
@@ -532,8 +596,8 @@ export class ShardRole implements Role {
     const target = targetBatch(this.#latencies[model]!, this.#maxBatch[model]!, budget, rate, transfer);
     this.#target[model] = target;
     const row = this.#rowsAt + model * SHARD_MODEL.words;
-    this.#i32[row + SHARD_MODEL.at.target] = target;
-    f64[(row >> 1) + SHARD_MODEL.at.ratePerSecond] = rate;
+    this.#i32[row + SHARD_MODEL_TARGET] = target;
+    f64[(row >> 1) + SHARD_MODEL_RATE_PER_SECOND] = rate;
   }
 }
 

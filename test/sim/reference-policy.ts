@@ -1,0 +1,208 @@
+/**
+ * The batch policy, the target size and the schedulable window once more, as ALGORITHM 1.2 to 1.4 say them: sorted
+ * arrays, linear scans, nothing incremental but what the rules themselves call incremental (a request that the window
+ * has passed over does not come back). Slow and obvious; the tests hold the real one against it, decision by decision.
+ */
+import { DROP_NEVER, DROP_TIMEOUT, WANT_FRONTRUN, WANT_IMMEDIATE, WANT_LATEST, WANT_TARGET_DELAY, WANT_TARGET_SIZE } from '#rubato/protocol/config.js';
+
+export interface Entry {
+  readonly deadline: number;
+  /** Order of arrival: among equal deadlines the lower goes first. */
+  readonly order: number;
+  readonly slot: number;
+}
+
+export interface PolicyModel {
+  /** Index = b; +Infinity above maxBatch. */
+  readonly latencyNs: Float64Array;
+  readonly maxBatch: number;
+  readonly sloNs: number;
+  readonly dropPolicy: number;
+  readonly condition: number;
+}
+
+export interface PolicyMargins {
+  readonly controlNs: number;
+  readonly transferNs: number;
+  readonly responseNs: number;
+  readonly jitterNs: number;
+}
+
+export interface Decision {
+  readonly size: number;
+  /** The batch: the `size` oldest that survive. */
+  readonly batch: readonly Entry[];
+  /** Dropped, oldest first. */
+  readonly expired: readonly Entry[];
+  /** The batch size for which they were dropped. */
+  readonly expiredFor: number;
+  /** Deadline of the oldest survivor. */
+  readonly deadline: number;
+  /** Under drop policy `never`: the oldest cannot make it and is served late. */
+  readonly overdue: boolean;
+}
+
+export interface Window {
+  readonly leadNs: number;
+  readonly earliestNs: number;
+  /** max(earliest, min(want, latest)): the start if a GPU is free. */
+  readonly readyNs: number;
+  readonly invalidAfterNs: number;
+}
+
+const before = (a: Entry, b: Entry): boolean => a.deadline < b.deadline || (a.deadline === b.deadline && a.order < b.order);
+
+function insert(list: Entry[], entry: Entry): void {
+  let low = 0;
+  let high = list.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (before(list[middle]!, entry)) low = middle + 1;
+    else high = middle;
+  }
+  list.splice(low, 0, entry);
+}
+
+export class ReferenceQueue {
+  readonly prefix: Entry[] = [];
+  readonly suffix: Entry[] = [];
+  /** Deadline of the request that was passed over last. */
+  #boundary = -Infinity;
+
+  get count(): number {
+    return this.prefix.length + this.suffix.length;
+  }
+
+  /** All of it, oldest first. */
+  all(): Entry[] {
+    return [...this.prefix, ...this.suffix];
+  }
+
+  push(entry: Entry): void {
+    // What sorts before a request that the window has passed over is passed over with it.
+    if (this.prefix.length > 0 && entry.deadline < this.#boundary) insert(this.prefix, entry);
+    else insert(this.suffix, entry);
+  }
+
+  pass(): void {
+    const head = this.suffix.shift()!;
+    this.#boundary = head.deadline;
+    this.prefix.push(head);
+  }
+
+  remove(slot: number): boolean {
+    for (const list of [this.prefix, this.suffix]) {
+      const at = list.findIndex((entry) => entry.slot === slot);
+      if (at >= 0) {
+        list.splice(at, 1);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  takeOldest(count: number): Entry[] {
+    const taken = this.prefix.splice(0, count);
+    return [...taken, ...this.suffix.splice(0, count - taken.length)];
+  }
+}
+
+/** finish(b) of ALGORITHM 1.1. */
+export function finishNs(model: PolicyModel, margins: PolicyMargins, nowNs: number, gpuFreeNs: number, size: number): number {
+  const latency = size <= model.maxBatch ? model.latencyNs[size]! : Infinity;
+  return Math.max(nowNs + margins.controlNs + margins.transferNs * size, gpuFreeNs) + latency;
+}
+
+/** ALGORITHM 1.2. Passes requests over in `queue` and removes the expired ones from it; the batch stays in it. */
+export function decide(queue: ReferenceQueue, model: PolicyModel, margins: PolicyMargins, nowNs: number, gpuFreeNs: number, target: number): Decision {
+  const finish = (size: number): number => finishNs(model, margins, nowNs, gpuFreeNs, size);
+  while (queue.suffix.length > 0 && queue.suffix[0]!.deadline < finish(queue.suffix.length)) queue.pass();
+
+  if (model.dropPolicy === DROP_NEVER) {
+    const size = Math.min(target, queue.count, model.maxBatch);
+    const deadline = queue.all()[0]?.deadline ?? Infinity;
+    if (size > 0 && deadline < finish(size)) return { size, batch: queue.all().slice(0, size), expired: [], expiredFor: 0, deadline, overdue: true };
+    return grown(queue, model, finish, size, [], 0);
+  }
+
+  const wanted = model.dropPolicy === DROP_TIMEOUT ? 1 : target;
+  const size = Math.min(wanted, queue.suffix.length);
+  // With an empty window the prefix is tried alone, and only what cannot make even a batch of one is dropped.
+  const expiredFor = Math.max(1, size);
+  const expired: Entry[] = [];
+  while (queue.prefix.length > 0 && queue.prefix[0]!.deadline < finish(expiredFor)) expired.push(queue.prefix.shift()!);
+  return grown(queue, model, finish, size === 0 && queue.count > 0 ? 1 : size, expired, expiredFor);
+}
+
+/** Steps 3 and 4: the free lunch. */
+function grown(queue: ReferenceQueue, model: PolicyModel, finish: (size: number) => number, from: number, expired: Entry[], expiredFor: number): Decision {
+  const survivors = queue.all();
+  const deadline = survivors[0]?.deadline ?? Infinity;
+  let size = from;
+  while (size > 0 && size < survivors.length && size < model.maxBatch && deadline >= finish(size + 1)) size++;
+  return { size, batch: survivors.slice(0, size), expired, expiredFor, deadline, overdue: false };
+}
+
+/** ALGORITHM 1.4, without the GPU's term. `targetDelayNs` = last exec + t/λ. */
+export function windowOf(decision: Decision, model: PolicyModel, margins: PolicyMargins, nowNs: number, target: number, targetDelayNs: number): Window {
+  const { size, deadline } = decision;
+  const leadNs = margins.controlNs + margins.transferNs * size;
+  const earliestNs = nowNs + leadNs;
+  if (decision.overdue) return { leadNs, earliestNs, readyNs: earliestNs, invalidAfterNs: Infinity };
+  const longer = size + 1 <= model.maxBatch ? model.latencyNs[size + 1]! : Infinity;
+  const latest = deadline - margins.jitterNs - model.latencyNs[size]!;
+  const frontrun = deadline - margins.jitterNs - longer - margins.transferNs;
+  const wants: Record<number, number> = {
+    [WANT_FRONTRUN]: frontrun,
+    [WANT_LATEST]: latest,
+    [WANT_IMMEDIATE]: earliestNs,
+    [WANT_TARGET_SIZE]: size >= target ? earliestNs : frontrun,
+    [WANT_TARGET_DELAY]: targetDelayNs,
+  };
+  return {
+    leadNs,
+    earliestNs,
+    readyNs: Math.max(earliestNs, Math.min(wants[model.condition]!, latest)),
+    invalidAfterNs: deadline - model.latencyNs[size]!,
+  };
+}
+
+const SAMPLE_NS = 50e6;
+const SAMPLES = 100;
+
+/** The rate meter of ALGORITHM 1.3: every arrival is remembered. */
+export class ReferenceMeter {
+  readonly #arrivals: number[] = [];
+  /** Whole samples at the last call, and what the rate was then. */
+  #whole = 0;
+  #rate: number | null = null;
+
+  arrive(nowNs: number): void {
+    this.#arrivals.push(nowNs);
+  }
+
+  /** Mean over the last 100 whole samples of 50 ms, counted from the first arrival; null before the first is whole. */
+  ratePerSecond(nowNs: number): number | null {
+    if (this.#arrivals.length === 0) return null;
+    const start = this.#arrivals[0]!;
+    const whole = Math.floor((nowNs - start) / SAMPLE_NS);
+    if (whole === this.#whole) return this.#rate;
+    const samples = Math.min(SAMPLES, whole);
+    const to = start + whole * SAMPLE_NS;
+    const from = to - samples * SAMPLE_NS;
+    this.#whole = whole;
+    this.#rate = this.#arrivals.filter((at) => at >= from && at < to).length / ((samples * SAMPLE_NS) / 1e9);
+    return this.#rate;
+  }
+}
+
+/** t of ALGORITHM 1.3 by linear scan: ℓ(b)(1 + 1/n) with n = λℓ(b)/b is ℓ(b) + b/λ, in both cases. */
+export function targetSize(model: PolicyModel, margins: PolicyMargins, ratePerSecond: number | null): number {
+  const fits = (size: number): boolean =>
+    ratePerSecond === null
+      ? model.latencyNs[size]! <= model.sloNs / 2
+      : model.latencyNs[size]! + size * (1e9 / ratePerSecond + margins.transferNs) <= model.sloNs - margins.controlNs - margins.responseNs;
+  let target = 1;
+  while (target < model.maxBatch && fits(target + 1)) target++;
+  return target;
+}
