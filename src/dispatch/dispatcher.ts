@@ -8,7 +8,6 @@
  * a GPU will be free within the largest lead of those that wait, the first of them that can still start on it is
  * granted the lowest-numbered GPU that is free by its exec.
  */
-import { followQuantile } from '../clock/quantile.js';
 import { TimeTree } from '../clock/time-tree.js';
 import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
@@ -16,10 +15,11 @@ import { HistogramTable } from '../ringbuf/log-linear.js';
 import { Mailboxes } from '../ringbuf/mailbox.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
 import { shardOf } from '../protocol/config.js';
+import { DelayMeter } from '../protocol/delay-meter.js';
 import type { Observer } from '../protocol/observer.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, DEVICE_DONE, GRANT, ISSUE } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
-import { MARGIN_CONTROL, type SharedMemory } from '../protocol/shared-memory.js';
+import { MARGIN_CONTROL, mostMarginNs, type SharedMemory } from '../protocol/shared-memory.js';
 import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
 
@@ -72,9 +72,8 @@ const {
   size: ISSUE_SIZE,
 } = ISSUE.at;
 
-/** Bounds of the measured control delay: below is noise, above the machine has stalled and a larger c would not help. */
+/** A smaller control delay is noise. */
 const LEAST_CONTROL_NS = 5e3;
-const MOST_CONTROL_NS = 2e6;
 
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
@@ -83,9 +82,8 @@ export class DispatcherRole implements Role {
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
   readonly #models: number;
-  /** Whether c follows what is measured. */
-  readonly #measured: boolean;
-  readonly #controlAt: number;
+  /** Measures c; null when it is given. */
+  readonly #controlMeter: DelayMeter | null;
   readonly #shards: number;
   readonly #rowsAt: number;
   readonly #dirty: DirtyBitmap;
@@ -123,8 +121,8 @@ export class DispatcherRole implements Role {
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#models = models;
-    this.#measured = config.margins.measured;
-    this.#controlAt = (memory.margins >> 3) + MARGIN_CONTROL;
+    const most = mostMarginNs(config);
+    this.#controlMeter = config.margins.measureControl ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_CONTROL, LEAST_CONTROL_NS, most) : null;
     this.#shards = config.shards;
     this.#rowsAt = memory.dispatchModels >> 2;
     this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
@@ -274,7 +272,7 @@ export class DispatcherRole implements Role {
     pool.ended(gpu);
     this.#histograms.record(HISTOGRAM.lateness * this.#models + model, start - pool.cells[POOL_PLANNED]!);
 
-    if (this.#measured) followQuantile(this.#f64, this.#controlAt, from.f64[(at >> 1) + DEVICE_DONE_CONTROL_NS]!, 0.99, LEAST_CONTROL_NS, MOST_CONTROL_NS);
+    if (this.#controlMeter !== null) this.#controlMeter.add(from.f64[(at >> 1) + DEVICE_DONE_CONTROL_NS]!, this.cells[CELL_NOW]!);
 
     const to = this.#batchDone[shard]!;
     const out = to.claim();

@@ -2,15 +2,15 @@
  * A client's side of the protocol: numbers in, numbers out. Takes slots, stamps requests, commits them in bulk to
  * the lanes of their shards, and reads completions. Nothing blocks.
  */
-import { followQuantile } from '../clock/quantile.js';
 import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { HistogramTable } from '../ringbuf/log-linear.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
 import { shardOf } from './config.js';
+import { DelayMeter } from './delay-meter.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from './outcome.js';
 import { COMPLETION, REQUEST } from './records.js';
-import { MARGIN_RESPONSE, type SharedMemory } from './shared-memory.js';
+import { MARGIN_RESPONSE, mostMarginNs, type SharedMemory } from './shared-memory.js';
 import { CLIENT_HISTOGRAMS, CLIENT_MODEL, HISTOGRAM, SLOT, SLOT_DOUBLES, SLOT_WORDS } from './tables.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
@@ -68,9 +68,8 @@ export class ClientPort {
   readonly #countersAt: number;
   readonly #models: number;
   readonly #shards: number;
-  /** Whether r follows what this client measures (the first one does), at most a tenth of the shortest SLO. */
-  readonly #measured: boolean;
-  readonly #mostResponseNs: number;
+  /** Measures r; null when it is given. The first client measures for all. */
+  readonly #responseMeter: DelayMeter | null;
   readonly #histograms: HistogramTable;
   readonly #requests: RingWriter[];
   readonly #completions: RingReader[];
@@ -106,8 +105,8 @@ export class ClientPort {
     this.#countersAt = place.models >> 3;
     this.#models = config.models.length;
     this.#shards = config.shards;
-    this.#measured = config.margins.measured && client === 0;
-    this.#mostResponseNs = Math.max(LEAST_RESPONSE_NS, Math.min(...config.models.map((model) => model.sloNs)) / 10);
+    const measures = config.margins.measureResponse && client === 0;
+    this.#responseMeter = measures ? new DelayMeter(this.#f64, this.#responseAt, LEAST_RESPONSE_NS, mostMarginNs(config)) : null;
     this.#histograms = new HistogramTable(memory.buffer, place.histograms, CLIENT_HISTOGRAMS * this.#models);
     this.#requests = place.requests.map((lane) => new RingWriter(lane));
     this.#completions = place.completions.map((lane) => new RingReader(lane));
@@ -295,7 +294,7 @@ export class ClientPort {
       to++;
     }
     this.#freeCount += to - from;
-    if (this.#measured && lastEndNs > 0) followQuantile(this.#f64, this.#responseAt, nowNs - lastEndNs, 0.99, LEAST_RESPONSE_NS, this.#mostResponseNs);
+    if (this.#responseMeter !== null && lastEndNs > 0) this.#responseMeter.add(nowNs - lastEndNs, nowNs);
     lane.release(count);
     return to - from;
   }

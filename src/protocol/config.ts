@@ -55,7 +55,9 @@ export interface Margins {
   /** j: kept off the schedulable window for the error of timers. */
   readonly jitterNs: number;
   /** Whether c, r and j follow what is measured while running; otherwise they stay as given. */
-  readonly measured: boolean;
+  readonly measureControl: boolean;
+  readonly measureResponse: boolean;
+  readonly measureJitter: boolean;
 }
 
 export interface SchedulerConfig {

@@ -92,6 +92,11 @@ export interface SharedMemory {
   readonly hosts: readonly HostPlace[];
 }
 
+/** A measured margin is at most this: beyond a tenth of the shortest SLO the machine has stalled, and waiting for it would only lose requests. */
+export function mostMarginNs(config: SchedulerConfig): number {
+  return Math.min(...config.models.map((model) => model.sloNs)) / 10;
+}
+
 /** Smallest power of two that is at least `n`. */
 export function powerOfTwo(n: number): number {
   let power = 1;

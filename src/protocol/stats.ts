@@ -111,13 +111,13 @@ export class StatsReader {
   }
 
   /** Bucket counts of one histogram, added over clients where there are several. */
-  histogram(kind: keyof typeof HISTOGRAM, model: number): Uint32Array {
+  histogram(kind: keyof typeof HISTOGRAM, model: number): Float64Array {
     const models = this.#memory.config.models.length;
     const row = HISTOGRAM[kind] * models + model;
     const byClient = kind === 'latency' || kind === 'delivery';
     const sources = byClient ? this.#clients.map((table) => table.counts(row)) : [this.#scheduler.counts(row)];
-    const sum = new Uint32Array(sources[0]!.length);
-    for (const counts of sources) for (let i = 0; i < sum.length; i++) sum[i]! += counts[i]!;
+    const sum = new Float64Array(sources[0]!.length);
+    for (const counts of sources) for (let i = 0; i < sum.length; i++) sum[i]! += counts[i]! >>> 0;
     return sum;
   }
 }

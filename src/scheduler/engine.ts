@@ -5,6 +5,7 @@
  * Threads are hosted by Piscina, one endless `run()` each. A `run()` that ends before it was told to is a dead
  * scheduler: `onDeath` is called once with the reason.
  */
+import { MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { SystemClock } from '../clock/clock.js';
 import { RubatoError } from '../model/errors.js';
@@ -23,6 +24,8 @@ export class Engine {
   readonly #control: Int32Array;
   readonly #bell: Doorbell;
   readonly #pool: Piscina;
+  /** Piscina's end of the channel to its thread: it holds the program as long as a `run()` lasts, which here is for ever. */
+  readonly #ports: MessagePort[];
   readonly #running: Promise<void>;
   #stopping = false;
 
@@ -31,6 +34,7 @@ export class Engine {
     this.clock = new SystemClock(config.origin);
     this.#control = new Int32Array(this.memory.buffer, this.memory.control);
     this.#bell = new Doorbell(this.memory.buffer, this.memory.dispatcherBell);
+    const before = messagePorts();
     this.#pool = new Piscina({
       filename: new URL('./scheduler.worker.js', import.meta.url).href,
       minThreads: 1,
@@ -41,6 +45,7 @@ export class Engine {
       recordTiming: false,
       closeTimeout: STOP_TIMEOUT_MS,
     });
+    this.#ports = messagePorts().filter((port) => !before.includes(port));
     const task: SchedulerTask = { memory: this.memory, waiting };
     this.#running = this.#pool.run(task).then(
       () => this.#ended(onDeath, undefined),
@@ -63,6 +68,7 @@ export class Engine {
     }
     // The thread works for the program, it must not keep the program alive: that is what requests in flight do.
     for (const thread of engine.#pool.threads) thread.unref();
+    for (const port of engine.#ports) port.unref();
     return engine;
   }
 
@@ -97,4 +103,13 @@ export class Engine {
     clearTimeout(timer);
     await this.#pool.destroy();
   }
+}
+
+/**
+ * The message ports that hold the program now. Piscina keeps its own private; it makes one while its constructor runs, so
+ * what is new right after it is that one. Without this call of Node the program would have to close its scheduler to end.
+ */
+function messagePorts(): MessagePort[] {
+  const { _getActiveHandles: activeHandles } = process as unknown as { _getActiveHandles?: () => unknown[] };
+  return (activeHandles?.call(process) ?? []).filter((handle): handle is MessagePort => handle instanceof MessagePort);
 }

@@ -2,8 +2,8 @@
  * How a scheduler thread passes the time when its roles have nothing to do: spin a little, then park on its doorbell
  * until shortly before the next own event, then spin the rest.
  */
-import { followQuantile } from '../clock/quantile.js';
 import type { Clock } from '../clock/clock.js';
+import { DelayMeter } from '../protocol/delay-meter.js';
 import type { Doorbell } from '../ringbuf/doorbell.js';
 
 export const WAITING_STRATEGIES = ['balanced', 'spin', 'park'] as const;
@@ -14,25 +14,31 @@ export type WaitingStrategy = (typeof WAITING_STRATEGIES)[number];
 const SPIN_NS = 50e3;
 /** A park ends at the latest then, so that the heartbeat beats and a stop is seen: 0.1 % of a core. */
 const LONGEST_PARK_NS = 100e6;
-/** Bounds of the measured wake-up error. Its upper bound is also that of the margin j. */
-const LEAST_ERROR_NS = 5e3;
-const MOST_ERROR_NS = 100e3;
+/** How much earlier than its next event a thread wakes, to spin the rest: bounded, because spinning costs. */
+const LEAST_EARLY_NS = 5e3;
+const MOST_EARLY_NS = 100e3;
+const LEAST_JITTER_NS = 1e3;
+
+/** Measures the margin j into `margins[at]`, at most half of what other margins may be. */
+export function jitterMeter(margins: Float64Array, at: number, mostMarginNs: number): DelayMeter {
+  return new DelayMeter(margins, at, LEAST_JITTER_NS, mostMarginNs / 2);
+}
 
 export class Waiter {
   readonly #strategy: WaitingStrategy;
   readonly #clock: Clock;
   readonly #bell: Doorbell;
-  /** The measured wake-up error, p99, in a word that others may read (the margin j). */
-  readonly #error: Float64Array;
-  readonly #errorAt: number;
+  /** p99 of how late a sleep ends. */
+  readonly #error = new DelayMeter(new Float64Array([MOST_EARLY_NS]), 0, LEAST_EARLY_NS, MOST_EARLY_NS);
+  /** p99 of how late the thread still is for its event: the margin j; null when it is given. */
+  readonly #jitter: DelayMeter | null;
   #idleSinceNs = -1;
 
-  constructor(strategy: WaitingStrategy, clock: Clock, bell: Doorbell, error: Float64Array, errorAt: number) {
+  constructor(strategy: WaitingStrategy, clock: Clock, bell: Doorbell, jitter: DelayMeter | null) {
     this.#strategy = strategy;
     this.#clock = clock;
     this.#bell = bell;
-    this.#error = error;
-    this.#errorAt = errorAt;
+    this.#jitter = jitter;
   }
 
   /** There was work: start the next wait afresh. */
@@ -43,7 +49,7 @@ export class Waiter {
   /** Whether the thread should sleep now rather than look again, given the time and its next own event. */
   shouldPark(nowNs: number, nextNs: number): boolean {
     if (this.#strategy === 'spin') return false;
-    if (nextNs - nowNs <= this.#error[this.#errorAt]!) return false;
+    if (nextNs - nowNs <= this.#error.estimateNs) return false;
     if (this.#strategy === 'park') return true;
     if (this.#idleSinceNs < 0) this.#idleSinceNs = nowNs;
     return nowNs - this.#idleSinceNs >= SPIN_NS;
@@ -52,14 +58,16 @@ export class Waiter {
   /** Sleeps until somebody rings or the next own event is near. `Doorbell.prepare` has been called and every source looked at since. */
   park(nextNs: number): void {
     const before = this.#clock.nowNs();
-    const sleepNs = Math.min(nextNs - before - this.#error[this.#errorAt]!, LONGEST_PARK_NS);
+    const sleepNs = Math.min(nextNs - before - this.#error.estimateNs, LONGEST_PARK_NS);
     if (sleepNs <= 0) {
       this.#bell.cancel();
       return;
     }
     this.#bell.park(sleepNs / 1e6);
-    const overNs = this.#clock.nowNs() - before - sleepNs;
+    const after = this.#clock.nowNs();
     // A wake-up by the bell comes early and says nothing about the timer.
-    if (overNs >= 0) followQuantile(this.#error, this.#errorAt, overNs, 0.99, LEAST_ERROR_NS, MOST_ERROR_NS);
+    if (after - before < sleepNs) return;
+    this.#error.add(after - before - sleepNs, after);
+    if (this.#jitter !== null && sleepNs < LONGEST_PARK_NS) this.#jitter.add(Math.max(0, after - nextNs), after);
   }
 }

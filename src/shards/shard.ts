@@ -138,6 +138,7 @@ export class ShardRole implements Role {
   readonly #publishedSize: Int32Array;
   readonly #publishedExecNs: Float64Array;
   readonly #publishedInvalidNs: Float64Array;
+  readonly #publishedRankNs: Float64Array;
   /** Numbers of free batch rows, a stack. */
   readonly #freeRows: Int32Array;
   #freeRowCount = 0;
@@ -187,6 +188,7 @@ export class ShardRole implements Role {
     this.#publishedSize = new Int32Array(models);
     this.#publishedExecNs = new Float64Array(models);
     this.#publishedInvalidNs = new Float64Array(models);
+    this.#publishedRankNs = new Float64Array(models);
 
     const positions = new Int32Array(config.maxClients * 2 ** config.slotShift);
     for (let model = 0; model < models; model++) {
@@ -556,6 +558,7 @@ export class ShardRole implements Role {
     this.#f64[(row >> 1) + SHARD_MODEL_QUEUED] = this.#queues[model]!.count;
     const exec = size === 0 ? Infinity : window[WINDOW_READY]!;
     const invalidAfter = size === 0 ? -Infinity : window[WINDOW_INVALID_AFTER]!;
+    const rank = size === 0 ? Infinity : window[WINDOW_RANK]!;
     // After this moment no grant can be made in time any more: decide again. An empty queue needs no timer.
     const timer = size === 0 ? Infinity : Math.floor(invalidAfter - window[WINDOW_LEAD]!) + 1;
     this.#timers.set(model, timer);
@@ -564,7 +567,8 @@ export class ShardRole implements Role {
       this.#publishedStamp[model] === stamp &&
       this.#publishedSize[model] === size &&
       this.#publishedExecNs[model] === exec &&
-      this.#publishedInvalidNs[model] === invalidAfter
+      this.#publishedInvalidNs[model] === invalidAfter &&
+      this.#publishedRankNs[model] === rank
     ) {
       return 0;
     }
@@ -572,13 +576,14 @@ export class ShardRole implements Role {
     this.#publishedSize[model] = size;
     this.#publishedExecNs[model] = exec;
     this.#publishedInvalidNs[model] = invalidAfter;
+    this.#publishedRankNs[model] = rank;
     const mailboxes = this.#mailboxes;
     const at = mailboxes.slot(model);
     const f64 = mailboxes.f64;
     mailboxes.i32[at + CANDIDATE_STAMP] = stamp;
     mailboxes.i32[at + CANDIDATE_SIZE] = size;
     f64[(at >> 1) + CANDIDATE_EXEC_NS] = exec;
-    f64[(at >> 1) + CANDIDATE_RANK_NS] = window[WINDOW_RANK]!;
+    f64[(at >> 1) + CANDIDATE_RANK_NS] = rank;
     f64[(at >> 1) + CANDIDATE_INVALID_AFTER_NS] = invalidAfter;
     f64[(at >> 1) + CANDIDATE_LEAD_NS] = window[WINDOW_LEAD]!;
     mailboxes.publish(model);

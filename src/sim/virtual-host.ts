@@ -107,7 +107,7 @@ export function virtualConfig(given: Pick<SchedulerConfig, 'models' | 'profiles'
     shards: 1,
     maxClients: 1,
     slotShift: 16,
-    margins: { controlNs: 0, transferNs: 0, responseNs: 0, jitterNs: 0, measured: false },
+    margins: { controlNs: 0, transferNs: 0, responseNs: 0, jitterNs: 0, measureControl: false, measureResponse: false, measureJitter: false },
     origin: { seconds: 0, nanoseconds: 0 },
     ...given,
   };

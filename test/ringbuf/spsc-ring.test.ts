@@ -159,7 +159,7 @@ for (const start of STARTS) {
 
     it('behaves like a queue across its wrap-around as well', () => {
       fc.assert(fc.property(fc.array(callArb, { minLength: 100, maxLength: 300 }), (calls) => {
-        compareWithQueue(makePlace(64, 16, start + 0x80), calls);
+        compareWithQueue(makePlace(64, 16, start + 0xf0), calls);
       }), { numRuns: 100 });
     });
   });

@@ -13,6 +13,7 @@
 import type { Observer } from '#rubato/protocol/observer.js';
 import { REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '#rubato/protocol/client-port.js';
 import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, type SchedulerConfig, shardOf } from '#rubato/protocol/config.js';
+import { CELL_NOW } from '#rubato/protocol/role.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
 import { SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
@@ -46,6 +47,13 @@ export interface Scenario {
   readonly slowdown: number;
   readonly jitter: number;
   readonly failureRate: number;
+  /**
+   * 0: roles are polled one after the other. k: at every k-th publication the dispatcher is polled in between, as if it
+   * ran on another core: it then sees what was published before, and the shard publishes without knowing of its grants.
+   */
+  readonly interleave?: number;
+  /** Whether what happens outside at an instant is seen together with what falls due then, or after that has settled. */
+  readonly together?: boolean;
   readonly events: readonly ScenarioEvent[];
 }
 
@@ -65,6 +73,8 @@ export type Property =
   | 'lowest GPU'
   /** Granted only what can be free at exec; a refused or answered grant leaves the GPU as it was. */
   | 'grant'
+  /** Of the candidates that wait and can still start, the one with the smallest latest is granted; none waits beside a GPU it could have. */
+  | 'matching'
   /** Under `timeout` nothing is dropped that could still be met alone on a free GPU. */
   | 'timeout drop'
   /** Under `window` each dropped request fails finish(b) for the batch chosen then; under `never` none is dropped. */
@@ -104,6 +114,14 @@ interface Request {
   batch: Batch | null;
 }
 
+/** What a model has published last, unless it was granted since. */
+interface Candidate {
+  readonly rankNs: number;
+  readonly window: Window;
+  /** A grant was refused since: the dispatcher may have set this one aside meanwhile, and asks again at its last moment. */
+  refusedSince: boolean;
+}
+
 interface Batch {
   readonly model: number;
   readonly gpu: number;
@@ -116,10 +134,12 @@ interface Batch {
   endNs: number;
 }
 
+class Enough extends Error {}
+
 const REQUESTS_PER_POLL = 2048;
 /** One poll of a shard collects at least this many cancels; more at one instant are spread over several settlements. */
 const CANCELS_PER_SETTLE = 200;
-/** Violations kept of one run. */
+/** A run ends with so many violations: a broken scheduler may never come to rest. */
 const MOST_VIOLATIONS = 40;
 /** Events after the last submission at which a run is given up. */
 const MOST_STEPS = 200_000;
@@ -130,7 +150,7 @@ export function exact(scenario: Scenario): boolean {
 
 export function configOf(scenario: Scenario): SchedulerConfig {
   const profiles = scenario.models.map((model) => LatencyProfile.linear(model, 'model').ns);
-  return virtualConfig({
+  const config = virtualConfig({
     profiles,
     models: scenario.models.map((model, index) => ({
       name: `m${index}`,
@@ -146,8 +166,8 @@ export function configOf(scenario: Scenario): SchedulerConfig {
     })),
     shards: scenario.shards,
     slotShift: scenario.slotShift,
-    margins: { ...scenario.margins, measured: false },
   });
+  return { ...config, margins: { ...config.margins, ...scenario.margins } };
 }
 
 export class Run implements Observer {
@@ -170,6 +190,7 @@ export class Run implements Observer {
   /** By model: the timer published last, and whether a candidate stands that needs none. */
   readonly #timerNs: Float64Array;
   readonly #overdue: Uint8Array;
+  readonly #candidates: (Candidate | null)[];
   readonly #grants: ({ gpu: number; freeAtNs: number } | null)[];
   readonly #expiredNow: Request[][];
   readonly #lanes: Request[][];
@@ -179,6 +200,7 @@ export class Run implements Observer {
   readonly #grantOfGpu: Int32Array;
   readonly #counts: { accepted: number; refused: number; open: number; ended: Int32Array; batches: number; batched: number; grants: number; refusals: number }[];
   #records = 0;
+  #publications = 0;
   #cancelled = 0;
 
   constructor(scenario: Scenario, HostType: typeof VirtualHost = VirtualHost) {
@@ -193,6 +215,7 @@ export class Run implements Observer {
     this.#lastExecNs = new Float64Array(models);
     this.#timerNs = new Float64Array(models).fill(Infinity);
     this.#overdue = new Uint8Array(models);
+    this.#candidates = new Array<null>(models).fill(null);
     this.#grants = new Array<null>(models).fill(null);
     this.#expiredNow = scenario.models.map(() => []);
     this.#lanes = Array.from({ length: scenario.shards }, () => []);
@@ -221,7 +244,7 @@ export class Run implements Observer {
       this.#runOut();
       this.#finish();
     } catch (error) {
-      this.#fail('sound', `threw ${error instanceof Error ? error.message : String(error)}`);
+      if (!(error instanceof Enough)) this.#fail('sound', `threw ${error instanceof Error ? error.message : String(error)}`);
     }
     this.decisions.sort((a, b) => a.at - b.at || (a.text < b.text ? -1 : 1));
     return this;
@@ -233,7 +256,8 @@ export class Run implements Observer {
   }
 
   #fail(property: Property, text: string): void {
-    if (this.violations.length < MOST_VIOLATIONS) this.violations.push({ property, atNs: this.host.nowNs, text });
+    this.violations.push({ property, atNs: this.host.nowNs, text });
+    if (this.violations.length >= MOST_VIOLATIONS) throw new Enough();
   }
 
   #check(holds: boolean, property: Property, text: () => string): void {
@@ -246,23 +270,29 @@ export class Run implements Observer {
     const events = this.#scenario.events.map((event, index) => ({ event, index })).sort((a, b) => a.event.at - b.event.at || a.index - b.index);
     for (let from = 0; from < events.length; ) {
       const at = events[from]!.event.at;
-      this.host.advanceTo(at);
+      if (this.#scenario.together === true) this.#runUpTo(at);
+      else this.host.advanceTo(at);
       for (; from < events.length && events[from]!.event.at === at; from++) this.#play(events[from]!.event);
-      this.#settle();
+      this.#settle(at);
     }
   }
 
-  #settle(): void {
+  /** Plays everything that falls due before `at`. */
+  #runUpTo(at: number): void {
+    for (let next = this.host.nextEventNs(); next < at; next = this.host.nextEventNs()) this.host.runOut(next);
+  }
+
+  #settle(at: number): void {
     this.#cancelled = 0;
     this.host.client.commit();
-    this.host.settle();
+    this.host.advanceTo(at);
   }
 
   #play(event: ScenarioEvent): void {
     if (event.kind === 'submit') {
       for (let k = event.count ?? 1; k > 0; k--) this.#submit(event.model, event.at - (event.lateNs ?? 0), event.sloNs);
     } else {
-      this.#cancel(event.request);
+      this.#cancel(event.request, event.at);
     }
   }
 
@@ -291,13 +321,13 @@ export class Run implements Observer {
     this.#lanes[shardOf(model, this.#scenario.shards)]!.push(request);
   }
 
-  #cancel(index: number): void {
+  #cancel(index: number, at: number): void {
     const request = this.requests[index];
     if (request === null || request === undefined) return;
     const owner = this.#bySlot.get(request.slot);
     // A client cancels what it has; after the end that does nothing, while nobody else has the slot.
     if (owner !== undefined && owner !== request) return;
-    if (++this.#cancelled > CANCELS_PER_SETTLE) this.#settle();
+    if (++this.#cancelled > CANCELS_PER_SETTLE) this.#settle(at);
     this.host.client.cancel(request.slot);
     if (request.state === 'ended' || request.cancelled) return;
     request.cancelled = true;
@@ -359,8 +389,26 @@ export class Run implements Observer {
     }
     const known = this.#freeAtNs(gpu, nowNs);
     this.#check(!this.#exact || known === freeAtNs || Math.max(known, freeAtNs) <= nowNs, 'grant', () => `GPU ${gpu} was said to be free at ${freeAtNs}, it is at ${known}`);
+    const candidate = this.#candidates[model];
+    this.#check(candidate !== null, 'grant', () => `model ${model} was granted a GPU on a candidate of before its last answer`);
+    this.#check(!candidate || execNs <= candidate.window.invalidAfterNs, 'invalidAfter', () => `model ${model} was granted a GPU for ${execNs}, not valid after ${candidate!.window.invalidAfterNs}`);
+    if (this.#exact) this.#checkRank(nowNs, model);
+    this.#candidates[model] = null;
     this.#grants[model] = { gpu, freeAtNs };
     this.#grantOfGpu[gpu] = model;
+  }
+
+  /** ALGORITHM 1.5: no other candidate that is due and could start on the GPU that is free first has a smaller rank. */
+  #checkRank(nowNs: number, model: number): void {
+    const firstFreeNs = Math.min(...this.#batchesOfGpu.map((_, gpu) => this.#freeAtNs(gpu, nowNs)));
+    const own = this.#candidates[model];
+    this.#check(!own || isDue(own, nowNs), 'matching', () => `model ${model} was granted a GPU before its candidate was due`);
+    this.#candidates.forEach((other, number) => {
+      if (!own || other === null || number === model || other.refusedSince || !isDue(other, nowNs)) return;
+      if (Math.max(nowNs + other.window.leadNs, firstFreeNs) > other.window.invalidAfterNs) return;
+      const first = own.rankNs < other.rankNs || (own.rankNs === other.rankNs && model < number);
+      this.#check(first, 'matching', () => `model ${model} of rank ${own.rankNs} was granted a GPU before model ${number} of rank ${other.rankNs}`);
+    });
   }
 
   planned(nowNs: number, model: number, gpu: number, size: number, execNs: number, invalidAfterNs: number, slots: Int32Array, from: number): void {
@@ -409,6 +457,7 @@ export class Run implements Observer {
 
   refused(nowNs: number, model: number, gpu: number): void {
     this.#counts[model]!.refusals++;
+    for (const candidate of this.#candidates) if (candidate !== null) candidate.refusedSince = true;
     const freeAtNs = this.#answered(model, gpu);
     const { decision, window } = this.#compare(nowNs, model, freeAtNs, null);
     const worthDeferring = window.readyNs > Math.max(window.earliestNs, freeAtNs) + this.#margins.jitterNs;
@@ -423,7 +472,9 @@ export class Run implements Observer {
     }
     const policyModel = this.#models[model]!;
     const { deadlineNs } = request;
-    const alone = finishNs(policyModel, this.#margins, nowNs, -Infinity, 1);
+    // One at a time, a grant is always of the newest candidate, and its GPU is free in time for the oldest request.
+    const freeNs = (this.#scenario.interleave ?? 0) > 0 ? gpuFreeNs : -Infinity;
+    const alone = finishNs(policyModel, this.#margins, nowNs, freeNs, 1);
     const finish = finishNs(policyModel, this.#margins, nowNs, gpuFreeNs, size);
     switch (policyModel.dropPolicy) {
       case DROP_TIMEOUT:
@@ -441,10 +492,20 @@ export class Run implements Observer {
   }
 
   published(nowNs: number, model: number, size: number, execNs: number, timerNs: number): void {
+    const interleave = this.#scenario.interleave ?? 0;
+    if (interleave > 0 && ++this.#publications % interleave === 0) {
+      this.host.dispatcher.cells[CELL_NOW] = nowNs;
+      this.host.dispatcher.poll();
+    }
     const { decision, window } = this.#compare(nowNs, model, -Infinity, size);
     this.#timerNs[model] = timerNs;
     this.#overdue[model] = decision.overdue && size > 0 && execNs < Infinity ? 1 : 0;
+    this.#candidates[model] = null;
     if (decision.size !== size || size === 0) return;
+    // Granted meanwhile: this candidate bears the stamp of before, and must not be used.
+    const stale = this.#grants[model] !== null;
+    const latest = decision.deadline - this.#margins.jitterNs - this.#models[model]!.latencyNs[size]!;
+    this.#candidates[model] = stale ? null : { rankNs: decision.overdue ? decision.deadline : latest, window, refusedSince: false };
     const timer = Math.floor(window.invalidAfterNs - window.leadNs) + 1;
     this.#check(execNs === window.readyNs, 'policy', () => `model ${model} published a start at ${execNs}, expected ${window.readyNs}`);
     this.#check(timerNs === timer, 'timer', () => `model ${model} looks again at ${timerNs}, expected ${timer}`);
@@ -455,6 +516,7 @@ export class Run implements Observer {
     this.#check(grant?.gpu === gpu, 'grant', () => `model ${model} answered a grant of GPU ${gpu}, it was granted ${grant?.gpu}`);
     this.#grants[model] = null;
     this.#grantOfGpu[gpu] = -1;
+    this.#candidates[model] = null;
     return grant?.freeAtNs ?? -Infinity;
   }
 
@@ -498,7 +560,7 @@ export class Run implements Observer {
     counts.ended[ending.outcome]!++;
     this.endings.push(request.index, ending.outcome, ending.endNs);
     const facts = ending.model === request.model && ending.deadlineNs === request.deadlineNs && ending.endNs === now &&
-      Math.abs(ending.arrivalNs - request.arrivalNs) <= 1 + (now - request.arrivalNs) * 2 ** -20;
+      Math.abs(ending.arrivalNs - request.arrivalNs) <= 1 + (request.deadlineNs - request.arrivalNs) * 2 ** -22;
     this.#check(facts, 'right outcome', () => `request ${request.index} ended at ${now} with the wrong model, arrival, deadline or end`);
     if (request.batch === null) {
       this.#check(ending.outcome === request.expected, 'right outcome', () => `request ${request.index} ended with ${ending.outcome}, expected ${request.expected}`);
@@ -569,11 +631,24 @@ export class Run implements Observer {
       this.#equation(model);
       this.#check(this.#grants[model] === null, 'grant', () => `a grant of model ${model} is not answered at rest`);
       if (queued === 0) continue;
+      if (this.#exact) this.#checkNotLeft(model, nowNs);
       const timer = this.#timerNs[model]!;
       this.#check(this.#overdue[model] === 1 || (timer > nowNs && timer < Infinity), 'timer', () => `model ${model} has ${queued} requests waiting and its timer is ${timer}`);
     }
     this.#check(open === host.client.inFlight, 'equation', () => `the client has ${host.client.inFlight} requests in flight, ${open} are open`);
     this.#check(open === 0 || host.nextEventNs() < Infinity, 'timer', () => `${open} requests are in flight and nothing is due`);
+  }
+
+  /** A candidate that is due does not wait beside a GPU that will be free when it could start. */
+  #checkNotLeft(model: number, nowNs: number): void {
+    const candidate = this.#candidates[model]!;
+    if (candidate === null || candidate.refusedSince || !isDue(candidate, nowNs)) return;
+    const start = nowNs + candidate.window.leadNs;
+    if (start > candidate.window.invalidAfterNs) return;
+    this.#batchesOfGpu.forEach((_, gpu) => {
+      const freeAt = this.#freeAtNs(gpu, nowNs);
+      this.#check(freeAt > start, 'matching', () => `model ${model} waits for a GPU to start at ${start} though GPU ${gpu} is free at ${freeAt}`);
+    });
   }
 
   #equation(model: number): void {
@@ -625,6 +700,10 @@ export class Run implements Observer {
       this.#check(stats.gpu(gpu).busyNs === busy && stats.gpu(gpu).batches === batches.length, 'equation', () => `GPU ${gpu} counts ${stats.gpu(gpu).batches} batches, ${batches.length} ran`);
     }
   }
+}
+
+function isDue(candidate: Candidate, nowNs: number): boolean {
+  return candidate.window.readyNs - candidate.window.leadNs <= nowNs;
 }
 
 function slotsOf(list: readonly { readonly slot: number }[]): string {

@@ -18,7 +18,7 @@ export interface ScenarioLimits {
 /** Times are whole multiples of a unit, so that ends, deadlines and arrivals meet; at 7 ns they are odd, at 1 ms the rate meter ticks. */
 const UNITS = [7, 1_000, 1_000_000];
 
-const NO_MARGINS = { controlNs: 0, transferNs: 0, responseNs: 0, jitterNs: 0 };
+export const NO_MARGINS = { controlNs: 0, transferNs: 0, responseNs: 0, jitterNs: 0 };
 
 const modelArb = fc.record({
   alpha: fc.nat(6),
@@ -58,6 +58,8 @@ export function scenarioArb(limits: ScenarioLimits = {}): fc.Arbitrary<Scenario>
       models: fc.array(modelArb, { minLength: 1, maxLength: models }),
       gpus: fc.integer({ min: 1, max: gpus }),
       shards: fc.constantFrom(1, 2, 4),
+      interleave: fc.constantFrom(0, 0, 1, 2, 3),
+      together: fc.boolean(),
       margins: marginsArb,
       slotShift: fc.integer({ min: slotShift[0], max: slotShift[1] }),
       slowdown: faulty ? fc.constantFrom(1, 0.5, 1.3) : fc.constant(1),
@@ -91,4 +93,24 @@ export function inOrder(scenario: Scenario): Scenario {
   return { ...scenario, events: scenario.events.map((event) => (event.kind === 'submit' ? { ...event, sloNs: 0 } : event)) };
 }
 
-export { NO_MARGINS };
+
+/**
+ * Everybody is late and served in the order of deadlines. At 100 model 1 gets the GPU with its first request; its
+ * candidate is then the second, due since 40, which is cancelled at the same instant: nothing but the rank of the
+ * candidate changes, from 40 to 60. At 110 it is the turn of model 0, due since 50.
+ */
+export function cancelOfALateCandidate(): Scenario {
+  const late = { alphaNs: 0, betaNs: 10, sloNs: 20, maxBatch: 1, drop: 'never', condition: 'immediate', maxQueue: 9 } as const;
+  const events: ScenarioEvent[] = [
+    { at: 0, kind: 'submit', model: 2, sloNs: 0 },
+    { at: 10, kind: 'submit', model: 1, sloNs: 20 },
+    { at: 10, kind: 'submit', model: 1, sloNs: 30 },
+    { at: 10, kind: 'submit', model: 1, sloNs: 50 },
+    { at: 10, kind: 'submit', model: 0, sloNs: 40 },
+    { at: 100, kind: 'cancel', request: 2 },
+  ];
+  return {
+    models: [late, late, { ...late, betaNs: 100, sloNs: 100 }],
+    gpus: 1, shards: 1, margins: NO_MARGINS, slotShift: 5, slowdown: 1, jitter: 0, failureRate: 0, events,
+  };
+}

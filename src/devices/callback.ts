@@ -1,0 +1,161 @@
+/**
+ * The callback device: batches executed by the user's own function, on the thread that made the scheduler. One
+ * object hosts all callback GPUs; `poll` starts what is ready, the function's promise ends it.
+ */
+import type { Clock } from '../clock/clock.js';
+import { RubatoError } from '../model/errors.js';
+import { Doorbell } from '../ringbuf/doorbell.js';
+import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import { HOST_CALLBACK } from '../protocol/config.js';
+import { DEVICE_DONE, ISSUE, STATUS_FAILED, STATUS_OK } from '../protocol/records.js';
+import type { SharedMemory } from '../protocol/shared-memory.js';
+
+/** One batch, as the user's function sees it. */
+export interface Batch<I = unknown> {
+  readonly model: string;
+  readonly size: number;
+  /** One per request, oldest deadline first. */
+  readonly inputs: readonly I[];
+  /** Number of the GPU that the scheduler has chosen. */
+  readonly gpu: number;
+}
+
+/** Must give one output per input, in their order. Throwing or rejecting fails this batch alone. */
+export type ExecuteBatch<I, O> = (batch: Batch<I>) => Promise<readonly O[]> | readonly O[];
+
+/** A request's batch failed on its device. `cause` is what the device said. */
+export class DeviceError extends RubatoError {
+  readonly model: string;
+  readonly gpu: number;
+
+  constructor(model: string, gpu: number, problem: string, cause?: unknown) {
+    super('ERR_RUBATO_DEVICE', `model '${model}' on GPU ${gpu}: ${problem}`, { cause });
+    this.model = model;
+    this.gpu = gpu;
+  }
+}
+
+/** Timers of Node are exact to 1 ms: a batch that is ready within that starts at once, which can only help it. */
+const TIMER_NS = 1e6;
+
+interface Issued {
+  readonly gpu: number;
+  readonly shard: number;
+  readonly row: number;
+  readonly model: number;
+  readonly size: number;
+  readonly readyNs: number;
+  readonly controlNs: number;
+}
+
+export class CallbackDevice {
+  readonly #memory: SharedMemory;
+  readonly #clock: Clock;
+  readonly #executes: readonly (ExecuteBatch<unknown, unknown> | null)[];
+  readonly #issues: RingReader;
+  readonly #done: RingWriter;
+  readonly #schedulerBell: Doorbell;
+  readonly #i32: Int32Array;
+  /** By slot: what goes in, and what came out. */
+  readonly #inputs: unknown[];
+  readonly #outputs: unknown[];
+  /** By GPU: the batches it holds, the first of which runs. */
+  readonly #queues: Issued[][];
+  #running = 0;
+
+  /** `executes` is by GPU; `inputs` and `outputs` are by slot, an output may be a `DeviceError`. */
+  constructor(memory: SharedMemory, clock: Clock, executes: readonly (ExecuteBatch<unknown, unknown> | null)[], inputs: unknown[], outputs: unknown[]) {
+    const place = memory.hosts[HOST_CALLBACK]!;
+    this.#memory = memory;
+    this.#clock = clock;
+    this.#executes = executes;
+    this.#issues = new RingReader(place.issues);
+    this.#done = new RingWriter(place.done);
+    this.#schedulerBell = new Doorbell(memory.buffer, memory.dispatcherBell);
+    this.#i32 = new Int32Array(memory.buffer);
+    this.#inputs = inputs;
+    this.#outputs = outputs;
+    this.#queues = memory.config.gpus.map(() => []);
+  }
+
+  /** Batches whose function has been called and has not ended. */
+  get running(): number {
+    return this.#running;
+  }
+
+  /** Takes what was issued and starts what can start; returns how much was taken. */
+  poll(nowNs: number): number {
+    const lane = this.#issues;
+    const count = lane.available(lane.capacity);
+    for (let k = 0; k < count; k++) {
+      const at = lane.word(k);
+      const issued: Issued = {
+        gpu: lane.i32[at + ISSUE.at.gpu]!,
+        shard: lane.i32[at + ISSUE.at.shard]!,
+        row: lane.i32[at + ISSUE.at.row]!,
+        model: lane.i32[at + ISSUE.at.model]!,
+        size: lane.i32[at + ISSUE.at.size]!,
+        readyNs: lane.f64[(at >> 1) + ISSUE.at.readyNs]!,
+        controlNs: nowNs - lane.f64[(at >> 1) + ISSUE.at.grantedNs]!,
+      };
+      const queue = this.#queues[issued.gpu]!;
+      queue.push(issued);
+      if (queue.length === 1) this.#startWhenReady(issued, nowNs);
+    }
+    if (count > 0) lane.release(count);
+    return count;
+  }
+
+  #startWhenReady(issued: Issued, nowNs: number): void {
+    const waitNs = issued.readyNs - nowNs;
+    if (waitNs <= TIMER_NS) void this.#run(issued);
+    else setTimeout(() => void this.#run(issued), waitNs / 1e6);
+  }
+
+  /** Never rejects: whatever the function does ends in a status. */
+  async #run(issued: Issued): Promise<void> {
+    const { gpu, model, size } = issued;
+    const startNs = this.#clock.nowNs();
+    const slots = this.#slotsOf(issued);
+    const name = this.#memory.config.models[model]!.name;
+    this.#running++;
+    let failure: DeviceError | null = null;
+    try {
+      const batch: Batch = { model: name, size, inputs: slots.map((slot) => this.#inputs[slot]), gpu };
+      const outputs: unknown = await this.#executes[gpu]!(batch);
+      if (!Array.isArray(outputs)) failure = new DeviceError(name, gpu, `execute must give an array of ${size} outputs, it gave ${typeof outputs}`);
+      else if (outputs.length !== size) failure = new DeviceError(name, gpu, `execute must give one output per input, it gave ${outputs.length} for a batch of ${size}`);
+      else slots.forEach((slot, i) => (this.#outputs[slot] = outputs[i]));
+    } catch (error) {
+      failure = new DeviceError(name, gpu, `execute failed for a batch of ${size}: ${error instanceof Error ? error.message : String(error)}`, error);
+    }
+    if (failure !== null) for (const slot of slots) this.#outputs[slot] = failure;
+    this.#running--;
+    this.#report(issued, failure === null ? STATUS_OK : STATUS_FAILED, startNs, this.#clock.nowNs());
+  }
+
+  /** The requests of a batch, from its shard's batch table. */
+  #slotsOf({ shard, row, size }: Issued): number[] {
+    const place = this.#memory.shards[shard]!;
+    const at = (place.batchSlots >> 2) + row * place.batchStride;
+    return Array.from(this.#i32.subarray(at, at + size));
+  }
+
+  #report(issued: Issued, status: number, startNs: number, endNs: number): void {
+    const lane = this.#done;
+    const at = lane.claim();
+    if (at < 0) throw new Error('device-done lane is full: more batches than the GPUs can hold');
+    lane.i32[at + DEVICE_DONE.at.gpu] = issued.gpu;
+    lane.i32[at + DEVICE_DONE.at.shard] = issued.shard;
+    lane.i32[at + DEVICE_DONE.at.row] = issued.row;
+    lane.i32[at + DEVICE_DONE.at.status] = status;
+    lane.f64[(at >> 1) + DEVICE_DONE.at.startNs] = startNs;
+    lane.f64[(at >> 1) + DEVICE_DONE.at.endNs] = endNs;
+    lane.f64[(at >> 1) + DEVICE_DONE.at.controlNs] = issued.controlNs;
+    lane.commit();
+    this.#schedulerBell.ring();
+    const queue = this.#queues[issued.gpu]!;
+    queue.shift();
+    if (queue.length > 0) this.#startWhenReady(queue[0]!, endNs);
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * The raw path: numbers in and out, in bulk, for embedders and benchmarks that do not want a promise per request.
+ * Everything happens when it is called: nothing waits and nothing runs in the background.
+ */
+import type { Clock } from '../clock/clock.js';
+import { InvalidOptionError } from '../model/errors.js';
+import { batchSizeOf, gpuOf, outcomeOf, OUTCOME } from '../protocol/outcome.js';
+import { type ClientPort, REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '../protocol/client-port.js';
+
+/** How requests end, as `RawClient.outcomes` says it. */
+export { OUTCOME, REFUSED_INFEASIBLE, REFUSED_NO_SLOT, batchSizeOf, gpuOf, outcomeOf };
+
+export class RawClient {
+  readonly #port: ClientPort;
+  readonly #clock: Clock;
+  readonly #models: readonly string[];
+
+  constructor(port: ClientPort, clock: Clock, models: readonly string[]) {
+    this.#port = port;
+    this.#clock = clock;
+    this.#models = models;
+  }
+
+  /** Nanoseconds of the scheduler's clock. */
+  nowNs(): number {
+    return this.#clock.nowNs();
+  }
+
+  /** Number of a model, as the other calls want it. */
+  model(name: string): number {
+    const model = this.#models.indexOf(name);
+    if (model < 0) throw new InvalidOptionError('model', `got '${name}', must be one of ${this.#models.join(', ')}`);
+    return model;
+  }
+
+  /** Requests submitted and not yet drained. */
+  get inFlight(): number {
+    return this.#port.inFlight;
+  }
+
+  /**
+   * Submits one request that was due at `arrivalNs` (as of `nowNs()`), with its model's SLO or `sloNs`.
+   * @returns its slot (≥ 0), which names it until it has been drained; or REFUSED_NO_SLOT, REFUSED_INFEASIBLE.
+   * The scheduler sees it at the next `commit`.
+   */
+  submit(model: number, arrivalNs: number, sloNs = 0): number {
+    if (!(model >= 0 && model < this.#models.length)) throw new InvalidOptionError('model', `got ${model}, must be a number from 0 to ${this.#models.length - 1}`);
+    if (!Number.isFinite(arrivalNs)) throw new InvalidOptionError('arrivalNs', `got ${arrivalNs}, must be a finite number of ns`);
+    if (!(sloNs >= 0 && sloNs < Infinity)) throw new InvalidOptionError('sloNs', `got ${sloNs}, must be a positive number of ns, or 0 for the model's own`);
+    return this.#port.submit(model, arrivalNs, sloNs);
+  }
+
+  commit(): void {
+    this.#port.commit();
+  }
+
+  /**
+   * Submits and commits requests `from` to `to` - 1 of two parallel arrays. Model numbers and times are not checked:
+   * numbers from `model()`, times from `nowNs()`. Returns how many were accepted (the first ones).
+   */
+  submitBulk(models: Int32Array, arrivalsNs: Float64Array, from = 0, to = models.length): number {
+    return this.#port.submitBulk(models, arrivalsNs, from, to);
+  }
+
+  /** The request in `slot` is no longer wanted; it still ends once, as `OUTCOME.cancelled` or as it had before. */
+  cancel(slot: number): void {
+    this.#port.cancel(slot);
+  }
+
+  /** Reads ended requests into `slots` and `outcomes`; returns how many. Call again while it returns `slots.length`. */
+  drain(): number {
+    return this.#port.drain(this.#clock.nowNs());
+  }
+
+  /** Slots read by the last `drain`; they may be used again by the next `submit`. */
+  get slots(): Int32Array {
+    return this.#port.drainedSlots;
+  }
+
+  /** How each ended: `outcomeOf`, `batchSizeOf` and `gpuOf` take it apart. */
+  get outcomes(): Int32Array {
+    return this.#port.drainedOutcomes;
+  }
+}

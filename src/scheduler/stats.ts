@@ -1,0 +1,61 @@
+/** `scheduler.stats()`: what an operator wants to see, from the shared counters and histograms. */
+import type { ModelCounters, StatsReader } from '../protocol/stats.js';
+import { histogramOf, type Percentiles, percentilesMs, percentilesUs } from '../report/histogram.js';
+
+export interface ModelStats extends ModelCounters {
+  readonly meanBatch: number;
+  /** Arrival → delivery. */
+  readonly latencyMs: Percentiles;
+  /** Arrival → start on the device. */
+  readonly queueMs: Percentiles;
+  /** Actual start of batches − planned start. */
+  readonly latenessUs: Percentiles;
+}
+
+export interface GpuStats {
+  readonly kind: 'emulated' | 'callback';
+  readonly batches: number;
+  /** Share of the time since the start that it was busy. */
+  readonly busyShare: number;
+}
+
+export interface SchedulerStats {
+  readonly uptimeMs: number;
+  readonly models: readonly ModelStats[];
+  readonly gpus: readonly GpuStats[];
+  /** Requests of all models. `accepted` = completed + late + dropped + cancelled + failed + closed + inFlight. */
+  readonly accepted: number;
+  readonly refused: number;
+  readonly completed: number;
+  readonly late: number;
+  readonly dropped: number;
+  readonly cancelled: number;
+  readonly failed: number;
+  readonly closed: number;
+  readonly inFlight: number;
+}
+
+export function readStats(reader: StatsReader, nowNs: number): SchedulerStats {
+  const models = reader.models().map((counters, model): ModelStats => ({
+    ...counters,
+    meanBatch: counters.batches === 0 ? 0 : counters.batched / counters.batches,
+    latencyMs: percentilesMs(histogramOf(reader.histogram('latency', model))),
+    queueMs: percentilesMs(histogramOf(reader.histogram('wait', model))),
+    latenessUs: percentilesUs(histogramOf(reader.histogram('lateness', model))),
+  }));
+  const sum = (value: (model: ModelStats) => number): number => models.reduce((total, model) => total + value(model), 0);
+  return {
+    uptimeMs: nowNs / 1e6,
+    models,
+    gpus: reader.gpus().map((gpu) => ({ kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: gpu.busyNs / nowNs })),
+    accepted: sum((model) => model.accepted),
+    refused: sum((model) => model.refused),
+    completed: sum((model) => model.completed),
+    late: sum((model) => model.late),
+    dropped: sum((model) => model.expired + model.queueFull + model.infeasible),
+    cancelled: sum((model) => model.cancelled),
+    failed: sum((model) => model.failed),
+    closed: sum((model) => model.closed),
+    inFlight: sum((model) => model.inFlight),
+  };
+}

@@ -1,0 +1,271 @@
+/**
+ * Proof that each property of the harness can fail. Each mutant is the compiled scheduler with one change of its text;
+ * it is played through a fixed set of scenarios until the property that guards against it is violated.
+ *
+ * A mutant whose text is not found exactly once fails too: the code has moved on, and the mutant has to follow.
+ */
+import assert from 'node:assert/strict';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, it } from 'node:test';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import fc from 'fast-check';
+import type { VirtualHost } from '#rubato/sim/virtual-host.js';
+import { describeViolations, type Property, Run, type Scenario } from './harness.js';
+import { cancelOfALateCandidate, scenarioArb } from './scenarios.js';
+
+interface Mutant {
+  readonly name: string;
+  /** Below dist/, without its ending. */
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+  readonly caughtBy: Property;
+}
+
+const MUTANTS: readonly Mutant[] = [
+  {
+    name: 'drops the last request of each batch without a word',
+    file: 'shards/ledger', find: 'for (let i = 0; i < size; i++)\n                this.#end(', replace: 'for (let i = 1; i < size; i++)\n                this.#end(',
+    caughtBy: 'one outcome',
+  },
+  {
+    name: 'ends a request that never ran twice',
+    file: 'shards/ledger', find: 'endUnrun(slot, model, outcome) {', replace: 'endUnrun(slot, model, outcome) {\n        this.#end(slot, model, packOutcome(outcome, 0, 0), this.cells[LEDGER_NOW], 0);',
+    caughtBy: 'one outcome',
+  },
+  {
+    name: 'ends a cancelled request and leaves it in the queue',
+    file: 'shards/shard', find: 'if (!this.#queues[model].remove(slot)) {', replace: 'if (false) {',
+    caughtBy: 'one outcome',
+  },
+  {
+    name: 'takes a cancelled request that runs for one that was served',
+    file: 'shards/ledger', find: 'outcome = OUTCOME.cancelled;', replace: '',
+    caughtBy: 'right outcome',
+  },
+  {
+    name: 'judges the end at the deadline itself as late',
+    file: 'shards/ledger', find: 'const isLate = end > ', replace: 'const isLate = end >= ',
+    caughtBy: 'right outcome',
+  },
+  {
+    name: 'takes one request more into a queue than it may hold',
+    file: 'shards/shard', find: 'queue.prefixCount + queue.suffixCount >= maxQueue[model]', replace: 'queue.prefixCount + queue.suffixCount > maxQueue[model]',
+    caughtBy: 'right outcome',
+  },
+  {
+    name: 'never passes a request over, so that no window closes',
+    file: 'shards/batch-policy', find: 'if (size <= maxBatch && oldest[SUFFIX] >= finishNs(cells, latencyNs, size))\n                return;', replace: 'return;',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'grows every batch to all that wait',
+    file: 'shards/batch-policy', find: 'if (deadline >= finishNs(cells, latencyNs, high)) {', replace: 'if (true) {',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'takes a GPU for free as soon as its batch has started',
+    file: 'dispatch/gpu-pool', find: 'start + f64[double + GPU_NEXT_LENGTH_NS]', replace: 'start',
+    caughtBy: 'never late',
+  },
+  {
+    name: 'expects every batch to end after half its time',
+    file: 'dispatch/gpu-pool', find: 'start + f64[double + GPU_NEXT_LENGTH_NS]', replace: 'start + f64[double + GPU_NEXT_LENGTH_NS] / 2',
+    caughtBy: 'invalidAfter',
+  },
+  {
+    name: 'grants a GPU to a candidate that is not valid any more when it gets free',
+    file: 'dispatch/dispatcher', find: 'if (soonest > this.#invalidAfterNs[model]) {', replace: 'if (false) {',
+    caughtBy: 'invalidAfter',
+  },
+  {
+    name: 'closes the batch as if its GPU were free at once',
+    file: 'shards/batch-policy', find: '(start > gpuFree ? start : gpuFree)', replace: 'start',
+    caughtBy: 'invalidAfter',
+  },
+  {
+    name: 'leaves a granted GPU free for the next grant',
+    file: 'dispatch/gpu-pool', find: ' = number;\n        this.freeAt.set(gpu, Infinity);', replace: ' = number;',
+    caughtBy: 'one batch per GPU',
+  },
+  {
+    name: 'starts the next batch before the running one has ended',
+    file: 'devices/emulated', find: 'this.#start(gpu, Math.max(ready, this.#endNs[gpu]));', replace: 'this.#start(gpu, ready);',
+    caughtBy: 'one batch per GPU',
+  },
+  {
+    name: 'takes the GPU that is free first',
+    file: 'dispatch/dispatcher', find: 'this.pool.lowestFreeBy(exec, now)', replace: 'first',
+    caughtBy: 'lowest GPU',
+  },
+  {
+    name: 'takes the highest-numbered GPU',
+    file: 'dispatch/dispatcher', find: 'this.pool.lowestFreeBy(exec, now)', replace: 'Array.from({ length: freeAt.size }, (_, g) => g).filter((g) => freeAt.get(g) <= exec).at(-1)',
+    caughtBy: 'lowest GPU',
+  },
+  {
+    name: 'believes a candidate of before the grant',
+    file: 'dispatch/dispatcher', find: 'if (mailboxes.i32[at + CANDIDATE_STAMP] !== ', replace: 'if (NaN === ',
+    caughtBy: 'grant',
+  },
+  {
+    name: 'loses the GPU of a refused grant',
+    file: 'dispatch/gpu-pool', find: '_MODEL] = NONE;\n        this.#reposition(gpu);', replace: '_MODEL] = NONE;',
+    caughtBy: 'matching',
+  },
+  {
+    name: 'ranks waiting candidates by exec',
+    file: 'dispatch/dispatcher', find: 'this.#waiting.set(model, this.#rankNs[model]);', replace: 'this.#waiting.set(model, this.#execNs[model]);',
+    caughtBy: 'matching',
+  },
+  {
+    name: 'does not publish a candidate of which only the rank has changed',
+    file: 'shards/shard', find: 'this.#publishedRankNs[model] === rank', replace: 'true',
+    caughtBy: 'matching',
+  },
+  {
+    name: 'drops under `timeout` for the batch of the target size',
+    file: 'shards/batch-policy', find: 'dropPolicy === DROP_TIMEOUT ? 1 : target', replace: 'target',
+    caughtBy: 'timeout drop',
+  },
+  {
+    name: 'drops for a batch that is one larger than the one it chooses',
+    file: 'shards/batch-policy', find: 'const finish = finishNs(this.cells, latencyNs, size);', replace: 'const finish = finishNs(this.cells, latencyNs, size + 1);',
+    caughtBy: 'window drop',
+  },
+  {
+    name: 'strands what the window has passed over when nothing follows',
+    file: 'shards/batch-policy', find: 'if (queue.prefixCount === 0)\n                return;', replace: 'return;',
+    caughtBy: 'timer',
+  },
+  {
+    name: 'sets no timer',
+    file: 'shards/shard', find: 'this.#timers.set(model, timer);', replace: '',
+    caughtBy: 'one outcome',
+  },
+  {
+    name: 'looks again one batch time too late',
+    file: 'shards/shard', find: 'Math.floor(invalidAfter - window[WINDOW_LEAD]) + 1', replace: 'Math.floor(invalidAfter) + 1',
+    caughtBy: 'timer',
+  },
+  {
+    name: 'does not count late requests',
+    file: 'shards/ledger', find: '_LATE] += late;', replace: '_LATE] += 0;',
+    caughtBy: 'equation',
+  },
+  {
+    name: 'does not count what a client has submitted',
+    file: 'protocol/client-port', find: '_ACCEPTED] += 1;', replace: '_ACCEPTED] += 0;',
+    caughtBy: 'equation',
+  },
+  {
+    name: 'serves late requests in batches larger than maxBatch',
+    file: 'shards/batch-policy', find: 'Math.min(target, count, maxBatch)', replace: 'count',
+    caughtBy: 'batch size',
+  },
+  {
+    name: 'takes the window before what it has passed over',
+    file: 'shards/deadline-queue', find: 'let left = count;', replace: 'let left = count;\n        while (left > 0 && this.suffixCount > 0) out[at + count - left--] = this.shift(SUFFIX);',
+    caughtBy: 'oldest first',
+  },
+  {
+    name: 'forgets the deadlines that came out of order while others wait',
+    file: 'shards/deadline-queue', find: 'if (heap.count === 0)\n            return false;', replace: 'if (heap.count >= 0 && (part === PREFIX ? this.#head !== this.#boundary : this.#boundary !== this.#tail))\n            return false;',
+    caughtBy: 'oldest first',
+  },
+  {
+    name: 'takes the youngest of equal deadlines first',
+    file: 'shards/slot-heap', find: '(order - this.#orders[index]) | 0) < 0', replace: '(order - this.#orders[index]) | 0) > 0',
+    caughtBy: 'oldest first',
+  },
+  {
+    name: 'offers no free lunch',
+    file: 'shards/batch-policy', find: 'let high = survivors < maxBatch ? survivors : maxBatch;', replace: 'let high = atLeast;',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'defers by one request too few',
+    file: 'shards/shard', find: 'const frontrun = deadline - jitter - latencies[size + 1] - transfer;', replace: 'const frontrun = deadline - jitter - latencies[size] - transfer;',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'starts an issued batch before its time',
+    file: 'devices/emulated', find: 'if (held === 0)\n                this.#events.set(gpu, ready);', replace: 'if (held === 0)\n                this.#events.set(gpu, 0);',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'plans a batch for GPU time that is taken',
+    file: 'shards/shard', find: 'const exec = Math.max(ready, gpuFreeNs);', replace: 'const exec = ready;',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'measures no rate',
+    file: 'shards/rate-meter', find: 'this.#push(model, this.arrivals[model]);', replace: 'this.#push(model, 0);',
+    caughtBy: 'policy',
+  },
+];
+
+/** The same for every mutant: drawn once from a fixed seed, and the ones that were found by hand. */
+const SCENARIOS: readonly Scenario[] = [
+  ...fc.sample(scenarioArb({ models: 5, gpus: 4, events: 80 }), { seed: 20_240_229, numRuns: 500 }),
+  ...fc.sample(scenarioArb({ models: 6, gpus: 2, events: 150, slotShift: [7, 7] }), { seed: 4, numRuns: 200 }),
+  cancelOfALateCandidate(),
+];
+
+const dist = fileURLToPath(import.meta.resolve('#rubato/sim/virtual-host.js')).replace(/sim.virtual-host\.js$/, '');
+const folder = mkdtempSync(join(tmpdir(), 'rubato-mutants-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+let copies = 0;
+
+/** The virtual host of a copy of the compiled scheduler, with one change. */
+async function mutate(mutant: Mutant | null): Promise<typeof VirtualHost> {
+  const copy = join(folder, String(copies++));
+  for (const room of ['clock', 'devices', 'dispatch', 'model', 'protocol', 'ringbuf', 'shards', 'sim']) {
+    cpSync(join(dist, room), join(copy, room), { recursive: true, filter: (source) => !/\.(ts|map)$/.test(source) });
+  }
+  writeFileSync(join(copy, 'package.json'), '{ "type": "module" }');
+  if (mutant !== null) {
+    const file = join(copy, `${mutant.file}.js`);
+    const text = readFileSync(file, 'utf8');
+    const parts = text.split(mutant.find);
+    assert.equal(parts.length, 2, `${mutant.file}.js holds ${parts.length - 1} times what mutant "${mutant.name}" is to replace: ${mutant.find}`);
+    writeFileSync(file, parts.join(mutant.replace));
+  }
+  const module = (await import(pathToFileURL(join(copy, 'sim/virtual-host.js')).href)) as { VirtualHost: typeof VirtualHost };
+  return module.VirtualHost;
+}
+
+describe('each property fails for a scheduler that is broken', () => {
+  it('and holds for an untouched copy', async () => {
+    const HostType = await mutate(null);
+    for (const scenario of SCENARIOS) {
+      const run = new Run(scenario, HostType).play();
+      assert.equal(run.violations.length, 0, describeViolations(run));
+    }
+  });
+
+  for (const mutant of MUTANTS) {
+    it(`${mutant.caughtBy}: one that ${mutant.name}`, async () => {
+      const HostType = await mutate(mutant);
+      const seen = new Map<Property, number>();
+      for (const scenario of SCENARIOS) {
+        for (const property of new Run(scenario, HostType).play().violated()) seen.set(property, (seen.get(property) ?? 0) + 1);
+        if (seen.has(mutant.caughtBy)) return;
+      }
+      const others = [...seen].map(([property, count]) => `${property} (${count})`).join(', ');
+      assert.fail(`${SCENARIOS.length} scenarios without a violation of "${mutant.caughtBy}"; ${others || 'no other property was violated either'}`);
+    });
+  }
+
+  it('and every property is proven so', () => {
+    const proven = new Set(MUTANTS.map((mutant) => mutant.caughtBy));
+    const all: Record<Property, boolean> = {
+      'one outcome': true, 'right outcome': true, 'never late': true, 'invalidAfter': true, 'one batch per GPU': true, 'lowest GPU': true, 'grant': true, 'matching': true,
+      'timeout drop': true, 'window drop': true, 'timer': true, 'equation': true, 'batch size': true, 'oldest first': true, 'policy': true,
+      sound: false, // what is thrown is not a rule of its own
+    };
+    assert.deepEqual(Object.entries(all).filter(([property, needed]) => needed && !proven.has(property as Property)), []);
+  });
+});
