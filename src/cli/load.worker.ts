@@ -1,0 +1,60 @@
+/**
+ * A thread that generates load, open loop, and reads the completions: one client of the scheduler. A request's
+ * arrival is the time at which it was due, whenever it was really sent.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { SystemClock } from '../clock/clock.js';
+import { ClientPort } from '../protocol/client-port.js';
+import { BUCKETS, HistogramTable } from '../ringbuf/log-linear.js';
+import { Waiter } from '../scheduler/waiter.js';
+import { COUNT_WORD, type LoadThreadData, type PhaseOrder, type PhaseResult, STOP_WORD } from './load-protocol.js';
+import { openSource } from './sources.js';
+
+/** Requests sent with one commit at most. */
+const BULK = 2048;
+
+const { memory, client, control } = workerData as LoadThreadData;
+const clock = new SystemClock(memory.config.origin);
+const port = new ClientPort(memory, client);
+const words = new Int32Array(control);
+const models = new Int32Array(BULK);
+const timesNs = new Float64Array(BULK);
+const lagBuffer = new SharedArrayBuffer(HistogramTable.bytes(1));
+const lag = new HistogramTable(lagBuffer, 0, 1);
+
+function runPhase({ source: spec, startNs, endNs, settleNs }: PhaseOrder): PhaseResult {
+  const source = openSource(spec, startNs);
+  const waiter = new Waiter('balanced', clock, port.bell, null);
+  new Int32Array(lagBuffer).fill(0);
+  let offered = 0;
+  let nowNs = clock.nowNs();
+  while (nowNs < endNs && Atomics.load(words, STOP_WORD) === 0) {
+    const count = source.fill(nowNs, models, timesNs);
+    if (count > 0) {
+      lag.recordMany(0, nowNs - timesNs[0]!, count);
+      port.submitBulk(models, timesNs, 0, count);
+      offered += count;
+      words[COUNT_WORD] = offered;
+    }
+    const drained = port.drain(nowNs);
+    if (count + drained > 0) waiter.worked();
+    else rest(waiter, nowNs, Math.min(source.nextNs, endNs));
+    nowNs = clock.nowNs();
+  }
+  const ended = nowNs;
+  while (port.inFlight > 0 && nowNs < ended + settleNs) {
+    if (port.drain(nowNs) === 0) rest(waiter, nowNs, nowNs + 1e6);
+    nowNs = clock.nowNs();
+  }
+  return { offered, endNs: Math.min(ended, endNs), lag: new Int32Array(lagBuffer.slice(0), 0, BUCKETS), inFlight: port.inFlight };
+}
+
+/** Sleeps until a completion or `nextNs` if that is far enough away. */
+function rest(waiter: Waiter, nowNs: number, nextNs: number): void {
+  if (!waiter.shouldPark(nowNs, nextNs)) return;
+  port.bell.prepare();
+  if (port.drain(clock.nowNs()) > 0) port.bell.cancel();
+  else waiter.park(nextNs);
+}
+
+parentPort!.on('message', (order: PhaseOrder) => parentPort!.postMessage(runPhase(order)));

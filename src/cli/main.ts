@@ -1,0 +1,247 @@
+/**
+ * The command line. Exit codes: 0 = ran, 1 = bad input (one line, no stack), 2 = a broken invariant, 130 = interrupted.
+ */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { parsePositiveDurationNs } from '../model/duration.js';
+import { InvalidOptionError, RubatoError } from '../model/errors.js';
+import { LatencyProfile } from '../model/latency-profile.js';
+import { CONDITIONS, DROP_POLICIES } from '../protocol/config.js';
+import { buildRunReport, printRunReport, type RunReport, type RunTotals } from '../report/run-report.js';
+import { fixed, si } from '../report/table.js';
+import { WAITING_STRATEGIES, type WaitingStrategy } from '../scheduler/waiter.js';
+import { parseArrivals } from '../sim/arrivals.js';
+import { loadWorkload, shippedWorkloads } from '../sim/workload.js';
+import { doctor, printDoctor } from './doctor.js';
+import { benchLoad, type LoadOptions } from './load.js';
+import { type OutputOptions, screenIsTaken, writeHgrm, writeJson } from './output.js';
+import { benchThroughput, type ThroughputReport } from './throughput.js';
+
+const BAD_INPUT = 1;
+const BROKEN = 2;
+const INTERRUPTED = 130;
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+
+interface ThroughputFlags extends OutputOptions {
+  models: number;
+  gpus: number;
+  profile: string;
+  maxBatch: number;
+  slo: string;
+  seconds: number;
+  clients: number;
+  shards: number;
+  waiting: WaitingStrategy;
+}
+
+interface LoadFlags extends OutputOptions {
+  workload: string;
+  trace?: string;
+  speed: number;
+  timeColumn?: string;
+  rate?: number;
+  seconds?: number;
+  gpus?: number;
+  arrivals?: string;
+  dropPolicy: string;
+  condition: string;
+  seed: number;
+  waiting: WaitingStrategy;
+}
+
+interface StartFlags extends OutputOptions {
+  seconds: number;
+}
+
+const program = new Command('rubato')
+  .description('Deferred batch scheduling of inference requests inside a Node.js process.')
+  .version(version)
+  .showHelpAfterError('(see --help)')
+  .configureOutput({ writeErr: (text) => process.stderr.write(text) })
+  .exitOverride()
+  .addHelpText('after', '\nExamples:\n  rubato bench throughput\n  rubato bench load --workload mix3 --seconds 5\n  rubato bench load --workload titanx4 --trace arrivals.csv --speed 400 --json report.json\n  rubato doctor');
+
+program
+  .command('start')
+  .description('run the built-in workload for about ten seconds, then a short throughput benchmark')
+  .option('--seconds <n>', 'length of the workload run', number(0.1, 3600), 10)
+  .option('--json <file>', 'write both reports as JSON (- for standard output)')
+  .option('--hgrm <file>', 'write the latencies as an HdrHistogram percentile file')
+  .action(runStart);
+
+const bench = program.command('bench').description('measure: throughput of the scheduler, or a workload under load');
+
+bench
+  .command('throughput')
+  .description('find the highest open-loop rate with at most 1 % bad')
+  .option('--models <n>', 'models, all alike', integer(1, 4096), 64)
+  .option('--gpus <n>', 'emulated GPUs', integer(1, 16384), 64)
+  .option('--profile <alpha,beta>', 'time of a batch of b: ALPHA·b + BETA', '0.5us,86us')
+  .option('--max-batch <n>', 'largest batch', integer(1, 8191), 128)
+  .option('--slo <duration>', 'latency objective of every model', '20ms')
+  .option('--seconds <n>', 'length of the confirming run', number(0.1, 600), 5)
+  .option('--clients <n>', 'threads that generate load', integer(1, 16), 1)
+  .option('--shards <n>', 'shards, all in the scheduler thread', integer(1, 64), 1)
+  .option('--waiting <strategy>', `how the scheduler thread waits: ${WAITING_STRATEGIES.join(', ')}`, oneOf(WAITING_STRATEGIES), 'balanced' as const)
+  .option('--json <file>', 'write the report as JSON (- for standard output)')
+  .addHelpText('after', '\nExamples:\n  rubato bench throughput\n  rubato bench throughput --models 1 --gpus 8 --profile 0.05us,40us --max-batch 512')
+  .action(runThroughput);
+
+bench
+  .command('load')
+  .description('run a workload on emulated GPUs in real time, open loop')
+  .requiredOption('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON file`)
+  .option('--trace <file>', 'arrival times from a CSV file with a time column')
+  .option('--speed <x>', 'compress the time of the trace', number(1e-6, 1e9), 1)
+  .option('--time-column <name>', 'the column of the trace that holds the times')
+  .option('--rate <r>', 'requests per second (default: the workload’s, else 60 % of its staggered optimum)', number(1e-3, 1e9))
+  .option('--seconds <t>', 'length of the run (default: the workload’s, else 10; with a trace: all of it)', number(0.1, 3600))
+  .option('--gpus <n>', 'emulated GPUs (default: the workload’s)', integer(1, 16384))
+  .option('--arrivals <kind>', 'const, poisson or gamma:SHAPE, instead of the workload’s')
+  .option('--drop-policy <name>', DROP_POLICIES.join(', '), oneOf(DROP_POLICIES), 'window' as const)
+  .option('--condition <name>', CONDITIONS.join(', '), oneOf(CONDITIONS), 'frontrun' as const)
+  .option('--seed <n>', 'seed of the arrivals', integer(0, 2 ** 31 - 2), 1)
+  .option('--waiting <strategy>', `how the scheduler thread waits: ${WAITING_STRATEGIES.join(', ')}`, oneOf(WAITING_STRATEGIES), 'balanced' as const)
+  .option('--json <file>', 'write the report as JSON (- for standard output)')
+  .option('--hgrm <file>', 'write the latencies as an HdrHistogram percentile file (- for standard output)')
+  .addHelpText('after', '\nExamples:\n  rubato bench load --workload mix3\n  rubato bench load --workload titanx4 --trace arrivals.csv --time-column TIMESTAMP --speed 400')
+  .action(runLoad);
+
+program
+  .command('doctor')
+  .description('say what this machine offers and what is missing')
+  .option('--json <file>', 'write the findings as JSON (- for standard output)')
+  .action((options: OutputOptions) => {
+    const report = doctor();
+    if (!screenIsTaken(options)) printDoctor(report);
+    writeJson(options, report);
+  });
+
+// ---------------------------------------------------------------- the commands
+
+async function runThroughput(flags: ThroughputFlags): Promise<void> {
+  const report = await throughput(flags);
+  if (!screenIsTaken(flags)) printThroughput(report);
+  writeJson(flags, report);
+}
+
+async function throughput(flags: ThroughputFlags): Promise<ThroughputReport> {
+  const parts = flags.profile.split(',');
+  if (parts.length !== 2) throw new InvalidOptionError('--profile', `got "${flags.profile}", must be two durations such as "0.5us,86us"`);
+  const profile = LatencyProfile.parse({ alpha: parts[0], beta: parts[1], maxBatch: flags.maxBatch }, '--profile');
+  const sloNs = parsePositiveDurationNs(flags.slo, '--slo');
+  if (sloNs < profile.latencyNs(1)) throw new InvalidOptionError('--slo', `got ${flags.slo}, a single request takes longer`);
+  const { models, gpus, seconds, clients, shards, waiting } = flags;
+  return benchThroughput({ models, gpus, profile, sloNs, seconds, clients, shards, waiting }, stopOnInterrupt);
+}
+
+async function runLoad(flags: LoadFlags): Promise<void> {
+  if (flags.rate !== undefined && flags.trace !== undefined) throw new InvalidOptionError('--rate', 'a trace has its own; change it with --speed');
+  const { totals, report } = await load({
+    workload: loadWorkload(flags.workload),
+    gpus: flags.gpus,
+    ratePerSecond: flags.rate ?? null,
+    seconds: flags.seconds ?? null,
+    arrivals: flags.arrivals === undefined ? null : parseArrivals(flags.arrivals, '--arrivals'),
+    trace: flags.trace === undefined ? null : { path: flags.trace, speed: flags.speed, timeColumn: flags.timeColumn },
+    dropPolicy: flags.dropPolicy,
+    condition: flags.condition,
+    waiting: flags.waiting,
+    seed: flags.seed,
+  });
+  if (!screenIsTaken(flags)) printRunReport(report, print);
+  writeJson(flags, report);
+  writeHgrm(flags, totals);
+}
+
+async function load(options: Omit<LoadOptions, 'gpus'> & { gpus: number | undefined }): Promise<{ totals: RunTotals; report: RunReport }> {
+  const totals = await benchLoad({ ...options, gpus: options.gpus ?? options.workload.gpus }, stopOnInterrupt);
+  return { totals, report: buildRunReport(totals) };
+}
+
+async function runStart(flags: StartFlags): Promise<void> {
+  const quiet = screenIsTaken(flags);
+  const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: null, dropPolicy: 'window', condition: 'frontrun', waiting: 'balanced', seed: 1 } as const;
+  const { totals, report } = await load({ ...common, workload: loadWorkload('titanx4'), seconds: flags.seconds });
+  if (!quiet) printRunReport(report, print);
+  writeHgrm(flags, totals);
+  if (process.exitCode === INTERRUPTED) return;
+  const speed = await throughput({ models: 64, gpus: 64, profile: '0.5us,86us', maxBatch: 128, slo: '20ms', seconds: 3, clients: 1, shards: 1, waiting: 'balanced' });
+  if (!quiet) {
+    printThroughput(speed);
+    print('\nWhat to try next:\n  bin/rubato bench load --workload mix3-b      three models, bursty arrivals\n  bin/rubato bench throughput --models 1024 --gpus 4096 --profile 5us,860us\n  bin/rubato doctor                            what this machine offers\n  README.md                                    fifteen lines to put it into your service\n');
+  }
+  writeJson(flags, { load: report, throughput: speed });
+}
+
+function printThroughput(report: ThroughputReport): void {
+  const machine = report.machine;
+  print(
+    `\nScheduler throughput: ${si(report.goodRequestsPerSecond)} good requests/s (${report.title})\n` +
+      `  decisions   ${si(report.decisionsPerSecond)}/s of every outcome, bad ${fixed(100 * report.badRate, 2)} %, limit 1 %\n` +
+      `  batches     ${si(report.grantsPerSecond)} grants/s, mean batch ${fixed(report.meanBatch, 1)}\n` +
+      `  GPUs        could run ${si(report.gpuCapacityPerSecond)} requests/s: they are not the limit\n` +
+      `  latency     p50 ${fixed(report.latencyMs.p50, 2)}, p99 ${fixed(report.latencyMs.p99, 2)}, max ${fixed(report.latencyMs.max, 2)} ms\n` +
+      `  CPU         ${fixed(report.cpuSecondsPerMillion, 3)} s per million requests, load generator included\n` +
+      `  machine     ${machine.cores} cores, ${machine.cpu}, Node ${machine.node}; a reference step takes ${fixed(machine.referenceLoopNs ?? NaN, 2)} ns\n`,
+  );
+}
+
+// ---------------------------------------------------------------- arguments
+
+function integer(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text.trim()) || value < least || value > most) throw new InvalidArgumentError(`It must be an integer from ${least} to ${most}.`);
+    return value;
+  };
+}
+
+function number(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !(value >= least && value <= most)) throw new InvalidArgumentError(`It must be a number from ${least} to ${most}.`);
+    return value;
+  };
+}
+
+function oneOf<const T extends readonly string[]>(allowed: T): (text: string) => T[number] {
+  return (text) => {
+    if (!allowed.includes(text)) throw new InvalidArgumentError(`It must be one of ${allowed.join(', ')}.`);
+    return text as T[number];
+  };
+}
+
+// ---------------------------------------------------------------- around them
+
+function print(text: string): void {
+  process.stdout.write(text);
+}
+
+/** The first Ctrl-C ends the run early and reports what there is, the second ends the program. */
+let stopRun: (() => void) | null = null;
+
+function stopOnInterrupt(stop: () => void): void {
+  stopRun = stop;
+}
+
+process.on('SIGINT', () => {
+  if (stopRun === null || process.exitCode === INTERRUPTED) process.exit(INTERRUPTED);
+  process.exitCode = INTERRUPTED;
+  stopRun();
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : BAD_INPUT; // commander has printed it
+  } else if (error instanceof RubatoError) {
+    process.stderr.write(`rubato: ${error.message}\n`);
+    process.exitCode = error.code === 'ERR_RUBATO_BROKEN_INVARIANT' || error.code === 'ERR_RUBATO_THREAD_DIED' ? BROKEN : BAD_INPUT;
+  } else {
+    process.stderr.write(`rubato: ${error instanceof Error ? error.stack : String(error)}\n`);
+    process.exitCode = BROKEN;
+  }
+}

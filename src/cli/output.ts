@@ -1,0 +1,38 @@
+/** Where results go besides the screen: `--json FILE` and `--hgrm FILE`, `-` for standard output. */
+import { writeFileSync } from 'node:fs';
+import { InvalidOptionError } from '../model/errors.js';
+import { hgrm, histogramOf } from '../report/histogram.js';
+import type { RunTotals } from '../report/run-report.js';
+
+export interface OutputOptions {
+  readonly json?: string;
+  readonly hgrm?: string;
+}
+
+/** Whether the screen is taken by machine-readable output, so that nothing else may be printed there. */
+export function screenIsTaken(options: OutputOptions): boolean {
+  return options.json === '-' || options.hgrm === '-';
+}
+
+export function writeJson(options: OutputOptions, report: object): void {
+  if (options.json !== undefined) write('--json', options.json, `${JSON.stringify(report, null, 2)}\n`);
+}
+
+/** The latencies of all models together, in ms, as an HdrHistogram percentile file. */
+export function writeHgrm(options: OutputOptions, totals: RunTotals): void {
+  if (options.hgrm === undefined) return;
+  const rows = totals.models.map((model) => model.latency).filter((row) => row !== undefined);
+  write('--hgrm', options.hgrm, hgrm(histogramOf(...rows)));
+}
+
+function write(option: string, file: string, text: string): void {
+  if (file === '-') {
+    process.stdout.write(text);
+    return;
+  }
+  try {
+    writeFileSync(file, text);
+  } catch (error) {
+    throw new InvalidOptionError(option, `cannot write ${file}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
