@@ -240,8 +240,16 @@ function reference(): Case {
 const TRANSFER_CAPACITY = 4096;
 const TRANSFER_RECORDS = 5_000_000;
 
-/** Records per second from one thread to another; both fill and read every double, and the sums are compared. */
-export async function transferPerSecond(bulk: number): Promise<number> {
+export interface Transfer {
+  readonly perSecond: number;
+  /** CPU time / time: near 1, the two threads had to share a core and the rate says nothing. */
+  readonly coresUsed: number;
+}
+
+/** From one thread to another; one fills and one reads every double, and the sums are compared. */
+export async function transfer(bulk: number): Promise<Transfer> {
+  const cpuBefore = process.cpuUsage();
+  const startMs = performance.now();
   const gate = new Int32Array(new SharedArrayBuffer(128));
   const bells = new SharedArrayBuffer(2 * DOORBELL_BYTES);
   const place = makePlace(TRANSFER_CAPACITY);
@@ -252,7 +260,9 @@ export async function transferPerSecond(bulk: number): Promise<number> {
   try {
     const [written, read] = await Promise.all(workers.map(resultOf));
     if (written!.sum !== read!.sum) throw new Error(`ring transfer: ${written!.sum} was written, ${read!.sum} read`);
-    return TRANSFER_RECORDS / read!.seconds;
+    const cpu = process.cpuUsage(cpuBefore);
+    const coresUsed = (cpu.user + cpu.system) / 1000 / (performance.now() - startMs);
+    return { perSecond: TRANSFER_RECORDS / read!.seconds, coresUsed };
   } finally {
     await Promise.all(workers.map((worker) => worker.terminate()));
   }

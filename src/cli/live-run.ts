@@ -95,6 +95,10 @@ export class LiveRun {
     this.interrupt();
   }
 
+  #throwIfDead(): void {
+    if (this.#death !== null) throw this.#death;
+  }
+
   /** Ends the phase under way; its totals are those of the part that ran. */
   interrupt(): void {
     this.#interrupted = true;
@@ -107,7 +111,7 @@ export class LiveRun {
 
   /** Runs one phase: offers the load, waits for what is in flight, and returns what has changed since its beginning. */
   async phase({ title, sources, seconds, detailed, onProgress }: Phase): Promise<PhaseTotals> {
-    if (this.#death !== null) throw this.#death;
+    this.#throwIfDead();
     for (const words of this.#controls) words[COUNT_WORD] = 0;
     const before = this.#snapshot(detailed);
     const startNs = this.engine.clock.nowNs() + HEAD_START_NS;
@@ -119,7 +123,7 @@ export class LiveRun {
     }, PROGRESS_MS);
     try {
       const results = await Promise.all(this.#threads.map((thread, client) => this.#order(thread, { source: sources[client]!, startNs, endNs, settleNs: 2 * slowestNs + 1e9 })));
-      if (this.#death !== null) throw this.#death;
+      this.#throwIfDead();
       return this.#totals(title, before, this.#snapshot(detailed), startNs, results);
     } finally {
       clearInterval(progress);

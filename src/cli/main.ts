@@ -14,7 +14,7 @@ import { parseArrivals } from '../sim/arrivals.js';
 import { loadWorkload, shippedWorkloads } from '../sim/workload.js';
 import { doctor, printDoctor } from './doctor.js';
 import { benchLoad, type LoadOptions } from './load.js';
-import { type OutputOptions, screenIsTaken, writeHgrm, writeJson } from './output.js';
+import { checkOutputs, type OutputOptions, screenIsTaken, writeHgrm, writeJson } from './output.js';
 import { benchThroughput, type ThroughputReport } from './throughput.js';
 
 const BAD_INPUT = 1;
@@ -36,7 +36,7 @@ interface ThroughputFlags extends OutputOptions {
 }
 
 interface LoadFlags extends OutputOptions {
-  workload: string;
+  workload?: string;
   trace?: string;
   speed: number;
   timeColumn?: string;
@@ -57,8 +57,7 @@ interface StartFlags extends OutputOptions {
 const program = new Command('rubato')
   .description('Deferred batch scheduling of inference requests inside a Node.js process.')
   .version(version)
-  .showHelpAfterError('(see --help)')
-  .configureOutput({ writeErr: (text) => process.stderr.write(text) })
+  .configureOutput({ outputError: (text) => complain(`${text.replace(/^error: /, '')} (see --help)`) })
   .exitOverride()
   .addHelpText('after', '\nExamples:\n  rubato bench throughput\n  rubato bench load --workload mix3 --seconds 5\n  rubato bench load --workload titanx4 --trace arrivals.csv --speed 400 --json report.json\n  rubato doctor');
 
@@ -91,7 +90,7 @@ bench
 bench
   .command('load')
   .description('run a workload on emulated GPUs in real time, open loop')
-  .requiredOption('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON file`)
+  .option('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON file`)
   .option('--trace <file>', 'arrival times from a CSV file with a time column')
   .option('--speed <x>', 'compress the time of the trace', number(1e-6, 1e9), 1)
   .option('--time-column <name>', 'the column of the trace that holds the times')
@@ -121,6 +120,7 @@ program
 // ---------------------------------------------------------------- the commands
 
 async function runThroughput(flags: ThroughputFlags): Promise<void> {
+  checkOutputs(flags);
   const report = await throughput(flags);
   if (!screenIsTaken(flags)) printThroughput(report);
   writeJson(flags, report);
@@ -137,6 +137,9 @@ async function throughput(flags: ThroughputFlags): Promise<ThroughputReport> {
 }
 
 async function runLoad(flags: LoadFlags): Promise<void> {
+  // Not a requiredOption: that would be asked for before a misspelled one is noticed.
+  if (flags.workload === undefined) throw new InvalidOptionError('--workload', `is missing, must be one of ${shippedWorkloads().join(', ')} or a JSON file`);
+  checkOutputs(flags);
   if (flags.rate !== undefined && flags.trace !== undefined) throw new InvalidOptionError('--rate', 'a trace has its own; change it with --speed');
   const { totals, report } = await load({
     workload: loadWorkload(flags.workload),
@@ -150,7 +153,7 @@ async function runLoad(flags: LoadFlags): Promise<void> {
     waiting: flags.waiting,
     seed: flags.seed,
   });
-  if (!screenIsTaken(flags)) printRunReport(report, print);
+  if (!screenIsTaken(flags)) printRunReport(report, print, pageOptions());
   writeJson(flags, report);
   writeHgrm(flags, totals);
 }
@@ -161,10 +164,11 @@ async function load(options: Omit<LoadOptions, 'gpus'> & { gpus: number | undefi
 }
 
 async function runStart(flags: StartFlags): Promise<void> {
+  checkOutputs(flags);
   const quiet = screenIsTaken(flags);
   const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: null, dropPolicy: 'window', condition: 'frontrun', waiting: 'balanced', seed: 1 } as const;
   const { totals, report } = await load({ ...common, workload: loadWorkload('titanx4'), seconds: flags.seconds });
-  if (!quiet) printRunReport(report, print);
+  if (!quiet) printRunReport(report, print, pageOptions());
   writeHgrm(flags, totals);
   if (process.exitCode === INTERRUPTED) return;
   const speed = await throughput({ models: 64, gpus: 64, profile: '0.5us,86us', maxBatch: 128, slo: '20ms', seconds: 3, clients: 1, shards: 1, waiting: 'balanced' });
@@ -179,10 +183,12 @@ function printThroughput(report: ThroughputReport): void {
   const machine = report.machine;
   print(
     `\nScheduler throughput: ${si(report.goodRequestsPerSecond)} good requests/s (${report.title})\n` +
+      (report.sustained ? '' : '  NOT SUSTAINED: more than 1 % were bad at every rate that was confirmed; is the machine busy with something else?\n') +
       `  decisions   ${si(report.decisionsPerSecond)}/s of every outcome, bad ${fixed(100 * report.badRate, 2)} %, limit 1 %\n` +
       `  batches     ${si(report.grantsPerSecond)} grants/s, mean batch ${fixed(report.meanBatch, 1)}\n` +
       `  GPUs        could run ${si(report.gpuCapacityPerSecond)} requests/s: they are not the limit\n` +
       `  latency     p50 ${fixed(report.latencyMs.p50, 2)}, p99 ${fixed(report.latencyMs.p99, 2)}, max ${fixed(report.latencyMs.max, 2)} ms\n` +
+      `  generator   at most ${fixed(report.lagMaxMs, 1)} ms late, p99.9 ${fixed(report.lagP999Ms, 1)} ms\n` +
       `  CPU         ${fixed(report.cpuSecondsPerMillion, 3)} s per million requests, load generator included\n` +
       `  machine     ${machine.cores} cores, ${machine.cpu}, Node ${machine.node}; a reference step takes ${fixed(machine.referenceLoopNs ?? NaN, 2)} ns\n`,
   );
@@ -219,6 +225,17 @@ function print(text: string): void {
   process.stdout.write(text);
 }
 
+/** One line, whatever a file name or a parser's message holds. */
+function complain(problem: string): void {
+  process.stderr.write(`rubato: ${problem.trim().replace(/\s*\n\s*/g, ' ')}\n`);
+}
+
+/** Where the screen is a file or a pipe, COLUMNS says how wide the text shall be. */
+function pageOptions(): { columns?: number } {
+  const columns = Number(process.env['COLUMNS']);
+  return !process.stdout.isTTY && columns >= 40 ? { columns } : {};
+}
+
 /** The first Ctrl-C ends the run early and reports what there is, the second ends the program. */
 let stopRun: (() => void) | null = null;
 
@@ -238,7 +255,7 @@ try {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : BAD_INPUT; // commander has printed it
   } else if (error instanceof RubatoError) {
-    process.stderr.write(`rubato: ${error.message}\n`);
+    complain(error.message);
     process.exitCode = error.code === 'ERR_RUBATO_BROKEN_INVARIANT' || error.code === 'ERR_RUBATO_THREAD_DIED' ? BROKEN : BAD_INPUT;
   } else {
     process.stderr.write(`rubato: ${error instanceof Error ? error.stack : String(error)}\n`);

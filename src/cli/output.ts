@@ -1,5 +1,6 @@
 /** Where results go besides the screen: `--json FILE` and `--hgrm FILE`, `-` for standard output. */
-import { writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, statSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { InvalidOptionError } from '../model/errors.js';
 import { hgrm, histogramOf } from '../report/histogram.js';
 import type { RunTotals } from '../report/run-report.js';
@@ -12,6 +13,20 @@ export interface OutputOptions {
 /** Whether the screen is taken by machine-readable output, so that nothing else may be printed there. */
 export function screenIsTaken(options: OutputOptions): boolean {
   return options.json === '-' || options.hgrm === '-';
+}
+
+/** Finds out before a run of minutes whether its results can be written. Creates nothing. */
+export function checkOutputs(options: OutputOptions): void {
+  if (options.json === '-' && options.hgrm === '-') throw new InvalidOptionError('--hgrm', 'got -, but --json has standard output already; give one of them a file');
+  for (const [option, file] of [['--json', options.json], ['--hgrm', options.hgrm]] as const) {
+    if (file === undefined || file === '-') continue;
+    try {
+      if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true) throw new Error('it is a folder');
+      accessSync(existsSync(file) ? file : dirname(file), constants.W_OK);
+    } catch (error) {
+      throw unwritable(option, file, error);
+    }
+  }
 }
 
 export function writeJson(options: OutputOptions, report: object): void {
@@ -33,6 +48,10 @@ function write(option: string, file: string, text: string): void {
   try {
     writeFileSync(file, text);
   } catch (error) {
-    throw new InvalidOptionError(option, `cannot write ${file}: ${error instanceof Error ? error.message : String(error)}`);
+    throw unwritable(option, file, error);
   }
+}
+
+function unwritable(option: string, file: string, error: unknown): InvalidOptionError {
+  return new InvalidOptionError(option, `cannot write ${file}: ${error instanceof Error ? error.message : String(error)}`);
 }

@@ -26,6 +26,8 @@ export interface ThroughputOptions {
 export interface ThroughputReport extends RunReport {
   /** The rate that was offered in the confirming run. */
   readonly ratePerSecond: number;
+  /** Whether at most 1 % were bad in it. */
+  readonly sustained: boolean;
   /** How late the load generator was, ms. */
   readonly lagP999Ms: number;
   readonly lagMaxMs: number;
@@ -58,7 +60,7 @@ export async function benchThroughput(options: ThroughputOptions, onInterrupt: (
         `the GPUs are the limit here, not the scheduler: ${options.gpus} GPUs can run ${si(capacity)} requests/s, ${si(rate)} were sustained; give it more --gpus or a faster --profile`,
       );
     }
-    return { ...buildRunReport(totals), ratePerSecond: rate, lagP999Ms: totals.lagP999Ms, lagMaxMs: totals.lagMaxMs };
+    return { ...buildRunReport(totals), ratePerSecond: rate, sustained: badRate(totals) <= SUSTAINED_BAD_RATE, lagP999Ms: totals.lagP999Ms, lagMaxMs: totals.lagMaxMs };
   } finally {
     progress.end();
     await run.stop();

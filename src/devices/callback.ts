@@ -3,6 +3,7 @@
  * object hosts all callback GPUs; `poll` starts what is ready, the function's promise ends it.
  */
 import type { Clock } from '../clock/clock.js';
+import { describeValue } from '../model/duration.js';
 import { RubatoError } from '../model/errors.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
@@ -56,7 +57,7 @@ export class CallbackDevice {
   readonly #done: RingWriter;
   readonly #schedulerBell: Doorbell;
   readonly #i32: Int32Array;
-  /** By slot: what goes in, and what came out. */
+  /** By slot of the promise client: what goes in, and what came out. Requests of raw clients have neither. */
   readonly #inputs: unknown[];
   readonly #outputs: unknown[];
   /** By GPU: the batches it holds, the first of which runs. */
@@ -125,13 +126,17 @@ export class CallbackDevice {
       const outputs: unknown = await this.#executes[gpu]!(batch);
       if (!Array.isArray(outputs)) failure = new DeviceError(name, gpu, `execute must give an array of ${size} outputs, it gave ${typeof outputs}`);
       else if (outputs.length !== size) failure = new DeviceError(name, gpu, `execute must give one output per input, it gave ${outputs.length} for a batch of ${size}`);
-      else slots.forEach((slot, i) => (this.#outputs[slot] = outputs[i]));
+      else slots.forEach((slot, i) => this.#keep(slot, outputs[i]));
     } catch (error) {
-      failure = new DeviceError(name, gpu, `execute failed for a batch of ${size}: ${error instanceof Error ? error.message : String(error)}`, error);
+      failure = new DeviceError(name, gpu, `execute failed for a batch of ${size}: ${error instanceof Error ? error.message : describeValue(error)}`, error);
     }
-    if (failure !== null) for (const slot of slots) this.#outputs[slot] = failure;
+    if (failure !== null) for (const slot of slots) this.#keep(slot, failure);
     this.#running--;
     this.#report(issued, failure === null ? STATUS_OK : STATUS_FAILED, startNs, this.#clock.nowNs());
+  }
+
+  #keep(slot: number, output: unknown): void {
+    if (slot < this.#outputs.length) this.#outputs[slot] = output;
   }
 
   /** The requests of a batch, from its shard's batch table. */

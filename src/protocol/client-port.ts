@@ -267,30 +267,41 @@ export class ClientPort {
     const count = lane.available(this.drainedSlots.length - from);
     if (count === 0) return 0;
     const laneWords = lane.i32;
+    const laneFloats = lane.f32;
+    const laneDoubles = lane.f64;
     const generations = this.#generations;
+    const free = this.#free;
+    const f64 = this.#f64;
+    const histograms = this.#histograms;
+    const latencyRow = HISTOGRAM.latency * this.#models;
+    const deliveryRow = HISTOGRAM.delivery * this.#models;
+    const deliveredAt = this.#countersAt + CLIENT_MODEL_DELIVERED;
+    const firstSlot = this.#firstSlot;
+    const late = OUTCOME.late;
+    const { drainedSlots, drainedOutcomes, drainedEndNs, drainedDurationNs } = this;
     let to = from;
     let lastEndNs = 0;
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
       const slot = laneWords[at + COMPLETION_SLOT]!;
-      const index = slot - this.#firstSlot;
+      const index = slot - firstSlot;
       const generation = generations[index]!;
       // A completion that comes twice speaks of a generation that is over.
       if (laneWords[at + COMPLETION_GENERATION] !== generation) continue;
       generations[index] = generation === -1 ? 1 : generation + 1; // never 0: that is a cancel word that was never written
       const packed = laneWords[at + COMPLETION_OUTCOME]!;
       const model = laneWords[at + COMPLETION_MODEL]!;
-      if ((packed & 31) <= OUTCOME.late) {
-        lastEndNs = lane.f64[(at >> 1) + COMPLETION_END_NS]!;
-        this.#histograms.record(HISTOGRAM.latency * this.#models + model, nowNs - lastEndNs + lane.f32[at + COMPLETION_ENDED_NS]!);
-        this.#histograms.record(HISTOGRAM.delivery * this.#models + model, nowNs - lastEndNs);
+      if ((packed & 31) <= late) {
+        lastEndNs = laneDoubles[(at >> 1) + COMPLETION_END_NS]!;
+        histograms.record(latencyRow + model, nowNs - lastEndNs + laneFloats[at + COMPLETION_ENDED_NS]!);
+        histograms.record(deliveryRow + model, nowNs - lastEndNs);
       }
-      this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_DELIVERED]! += 1;
-      this.#free[index >> 5]! |= 1 << (index & 31);
-      this.drainedSlots[to] = slot;
-      this.drainedOutcomes[to] = packed;
-      this.drainedEndNs[to] = lane.f64[(at >> 1) + COMPLETION_END_NS]!;
-      this.drainedDurationNs[to] = lane.f32[at + COMPLETION_DURATION_NS]!;
+      f64[deliveredAt + model * MODEL_DOUBLES]! += 1;
+      free[index >> 5]! |= 1 << (index & 31);
+      drainedSlots[to] = slot;
+      drainedOutcomes[to] = packed;
+      drainedEndNs[to] = laneDoubles[(at >> 1) + COMPLETION_END_NS]!;
+      drainedDurationNs[to] = laneFloats[at + COMPLETION_DURATION_NS]!;
       to++;
     }
     this.#freeCount += to - from;

@@ -11,6 +11,6 @@ export interface Observer {
   refused(nowNs: number, model: number, gpu: number): void;
   /** A shard has dropped a request as expired, while it chose a batch of `size` that could start no earlier than now + c + δ·size and `gpuFreeNs`. */
   expired(nowNs: number, model: number, slot: number, size: number, gpuFreeNs: number): void;
-  /** A shard has published a candidate; size 0 = none. `timerNs` is when it will look again by itself. */
+  /** A shard knows what the model would run next (size 0 = nothing); it tells the dispatcher when that comes near. `timerNs` is when it will look again by itself. */
   published(nowNs: number, model: number, size: number, execNs: number, timerNs: number): void;
 }

@@ -120,7 +120,7 @@ const emulatedSchema = z.strictObject({
 
 const callbackSchema = z.strictObject({
   kind: z.literal('callback'),
-  execute: z.custom<ExecuteBatch<unknown, unknown>>((value) => typeof value === 'function', 'must be a function'),
+  execute: z.custom<ExecuteBatch<unknown, unknown>>((value) => typeof value === 'function'),
   count: count(1024).optional(),
 });
 
@@ -185,7 +185,8 @@ function parse(options: unknown): z.output<typeof schema> {
   const result = schema.safeParse(options, { error: (issue) => describeIssue(issue) });
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;
-  throw new InvalidOptionError(pathOf(issue.path), issue.message);
+  const path = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0]!] : issue.path;
+  throw new InvalidOptionError(pathOf(path), issue.message);
 }
 
 function pathOf(path: readonly PropertyKey[]): string {
@@ -197,24 +198,27 @@ function describeIssue(issue: z.core.$ZodRawIssue): string | undefined {
   const got = `got ${describeValue(issue.input)}`;
   switch (issue.code) {
     case 'unrecognized_keys':
-      return `has no option ${issue.keys.map((key) => `'${key}'`).join(', ')}`;
+      return `unknown option${issue.inst instanceof z.ZodObject ? `, allowed are ${Object.keys(issue.inst.shape).join(', ')}` : ''}`;
     case 'invalid_type':
       return issue.input === undefined ? `is missing, must be ${article(issue.expected)}` : `${got}, must be ${article(issue.expected)}`;
     case 'invalid_value':
       return `${got}, must be one of ${issue.values.map((value) => `'${String(value)}'`).join(', ')}`;
     case 'too_small':
+      if (issue.origin === 'string') return `${got}, must not be empty`;
       return issue.origin === 'array' ? `is empty, must have at least ${issue.minimum}` : `${got}, must be ${issue.inclusive === false ? 'greater than' : 'at least'} ${issue.minimum}`;
     case 'too_big':
       return issue.origin === 'array' ? `has too many entries, at most ${issue.maximum} are possible` : `${got}, must be at most ${issue.maximum}`;
     case 'invalid_union':
-      return issue.discriminator === undefined ? `${got}, must be a duration such as '25ms' or a number of milliseconds` : `${got}, its kind must be 'emulated' or 'callback'`;
+      return issue.discriminator === undefined ? `${got}, must be a duration such as '25ms' or a number of milliseconds` : `got ${describeValue((issue.input as { kind?: unknown }).kind)}, must be 'emulated' or 'callback'`;
+    case 'custom':
+      return `${got}, must be a function`;
     default:
       return undefined;
   }
 }
 
 function article(expected: string): string {
-  const name = expected === 'int' ? 'integer' : expected;
+  const name = expected === 'int' ? 'integer' : expected === 'number' ? 'finite number' : expected;
   return /^[aeiou]/.test(name) ? `an ${name}` : `a ${name}`;
 }
 

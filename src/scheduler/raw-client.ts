@@ -3,22 +3,34 @@
  * Everything happens when it is called: nothing waits and nothing runs in the background.
  */
 import type { Clock } from '../clock/clock.js';
-import { InvalidOptionError } from '../model/errors.js';
+import { InvalidOptionError, type RubatoError } from '../model/errors.js';
 import { batchSizeOf, gpuOf, outcomeOf, OUTCOME } from '../protocol/outcome.js';
 import { type ClientPort, REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '../protocol/client-port.js';
 
 /** How requests end, as `RawClient.outcomes` says it. */
 export { OUTCOME, REFUSED_INFEASIBLE, REFUSED_NO_SLOT, batchSizeOf, gpuOf, outcomeOf };
 
+/** What a raw client asks its scheduler. */
+export interface RawClientHost {
+  /** Number of the first of this client's slots. */
+  readonly firstSlot: number;
+  /** Why no request is taken any more; null while they are. */
+  closed(): RubatoError | null;
+  /** Why no request will end any more; null while they do. */
+  stopped(): RubatoError | null;
+}
+
 export class RawClient {
   readonly #port: ClientPort;
   readonly #clock: Clock;
   readonly #models: readonly string[];
+  readonly #host: RawClientHost;
 
-  constructor(port: ClientPort, clock: Clock, models: readonly string[]) {
+  constructor(port: ClientPort, clock: Clock, models: readonly string[], host: RawClientHost) {
     this.#port = port;
     this.#clock = clock;
     this.#models = models;
+    this.#host = host;
   }
 
   /** Nanoseconds of the scheduler's clock. */
@@ -41,10 +53,11 @@ export class RawClient {
   /**
    * Submits one request that was due at `arrivalNs` (as of `nowNs()`), with its model's SLO or `sloNs`.
    * @returns its slot (≥ 0), which names it until it has been drained; or REFUSED_NO_SLOT, REFUSED_INFEASIBLE.
-   * The scheduler sees it at the next `commit`.
+   * The scheduler sees it at the next `commit`. Throws ClosedError once the scheduler is closed.
    */
   submit(model: number, arrivalNs: number, sloNs = 0): number {
-    if (!(model >= 0 && model < this.#models.length)) throw new InvalidOptionError('model', `got ${model}, must be a number from 0 to ${this.#models.length - 1}`);
+    this.#throwIf(this.#host.closed());
+    if (!(Number.isInteger(model) && model >= 0 && model < this.#models.length)) throw new InvalidOptionError('model', `got ${model}, must be a number from 0 to ${this.#models.length - 1}`);
     if (!Number.isFinite(arrivalNs)) throw new InvalidOptionError('arrivalNs', `got ${arrivalNs}, must be a finite number of ns`);
     if (!(sloNs >= 0 && sloNs < Infinity)) throw new InvalidOptionError('sloNs', `got ${sloNs}, must be a positive number of ns, or 0 for the model's own`);
     return this.#port.submit(model, arrivalNs, sloNs);
@@ -59,17 +72,34 @@ export class RawClient {
    * numbers from `model()`, times from `nowNs()`. Returns how many were accepted (the first ones).
    */
   submitBulk(models: Int32Array, arrivalsNs: Float64Array, from = 0, to = models.length): number {
+    this.#throwIf(this.#host.closed());
+    const most = Math.min(models.length, arrivalsNs.length);
+    if (!(Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from <= to && to <= most)) {
+      throw new InvalidOptionError('from, to', `got ${from} and ${to}, must be integers with 0 <= from <= to <= ${most}`);
+    }
     return this.#port.submitBulk(models, arrivalsNs, from, to);
   }
 
   /** The request in `slot` is no longer wanted; it still ends once, as `OUTCOME.cancelled` or as it had before. */
   cancel(slot: number): void {
+    const { firstSlot } = this.#host;
+    const lastSlot = firstSlot + this.#port.slots - 1;
+    if (!(Number.isInteger(slot) && slot >= firstSlot && slot <= lastSlot)) throw new InvalidOptionError('slot', `got ${slot}, must be one that submit has returned (${firstSlot} to ${lastSlot})`);
     this.#port.cancel(slot);
   }
 
-  /** Reads ended requests into `slots` and `outcomes`; returns how many. Call again while it returns `slots.length`. */
+  /**
+   * Reads ended requests into `slots` and `outcomes`; returns how many. Call again while it returns `slots.length`.
+   * Throws when requests are in flight that nothing will end: the scheduler has been closed or its thread has died.
+   */
   drain(): number {
-    return this.#port.drain(this.#clock.nowNs());
+    const count = this.#port.drain(this.#clock.nowNs());
+    if (count === 0 && this.#port.inFlight > 0) this.#throwIf(this.#host.stopped());
+    return count;
+  }
+
+  #throwIf(reason: RubatoError | null): void {
+    if (reason !== null) throw reason;
   }
 
   /** Slots read by the last `drain`; they may be used again by the next `submit`. */

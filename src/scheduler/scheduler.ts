@@ -5,6 +5,7 @@
  * A *pump* reads completions and runs callback devices. It sleeps on the client's doorbell without keeping the
  * program alive; while requests are in flight one referenced timer does that.
  */
+import { setMaxListeners } from 'node:events';
 import { CallbackDevice, DeviceError } from '../devices/callback.js';
 import { type Duration, parsePositiveDurationNs } from '../model/duration.js';
 import { InvalidOptionError, type RubatoError } from '../model/errors.js';
@@ -76,6 +77,7 @@ export class Scheduler<I = unknown, O = unknown> {
   readonly #options: ResolvedOptions;
   readonly #port: ClientPort;
   readonly #stats: StatsReader;
+  readonly #rawPorts: ClientPort[] = [];
   readonly #models = new Map<string, number>();
   /** By slot. */
   readonly #pending: (Pending | null)[];
@@ -85,7 +87,6 @@ export class Scheduler<I = unknown, O = unknown> {
   readonly #keepAlive: NodeJS.Timeout;
   #keepsAlive = false;
   #nextRequestId = 1;
-  #nextClient = 1;
   #closed: Promise<void> | null = null;
   #stopped = false;
   #death: RubatoError | null = null;
@@ -134,9 +135,13 @@ export class Scheduler<I = unknown, O = unknown> {
     return (await this.#enqueue(model, input, options, true)) as DetailedResult<O>;
   }
 
-  /** As `submit`, but a request that is not accepted is an answer and not a rejection. */
+  /**
+   * As `submit`, but a request that is not accepted is an answer and not a rejection. Throws for what is no request at
+   * all: an unknown model, a wrong option, a signal that is aborted already.
+   */
   trySubmit(model: string, input: I, options: SubmitOptions = {}): TrySubmit<O> {
     const checked = this.#check(model, options);
+    options.signal?.throwIfAborted();
     const slot = this.#closed === null ? this.#port.submit(checked.model, this.#engine.clock.nowNs(), checked.sloNs) : -1;
     if (slot < 0) return { accepted: false, reason: this.#refusal(checked.model, checked.sloNs, slot) };
     const result = this.#await(slot, checked.model, checked.sloNs, input, options.signal ?? null, false) as Promise<O>;
@@ -195,7 +200,9 @@ export class Scheduler<I = unknown, O = unknown> {
       const onAbort = signal === null ? null : () => this.#abort(slot, pending);
       const pending: Pending = { requestId: this.#nextRequestId++, model, sloNs, detailed, resolve, reject, signal, onAbort, aborted: false };
       this.#pending[slot] = pending;
-      if (signal !== null) signal.addEventListener('abort', onAbort!, { once: true });
+      if (signal === null) return;
+      setMaxListeners(0, signal); // one signal for hundreds of requests is no leak
+      signal.addEventListener('abort', onAbort!, { once: true });
     });
   }
 
@@ -227,8 +234,9 @@ export class Scheduler<I = unknown, O = unknown> {
 
   /** Delivers what has ended and runs callback devices; returns how much there was. */
   #turn(): number {
+    let work = this.#device === null ? 0 : this.#device.poll(this.#engine.clock.nowNs());
+    // Not before: the user's function may have run for long, and other batches have ended meanwhile.
     const nowNs = this.#engine.clock.nowNs();
-    let work = this.#device === null ? 0 : this.#device.poll(nowNs);
     const count = this.#port.drain(nowNs);
     for (let k = 0; k < count; k++) this.#deliver(k, nowNs);
     work += count;
@@ -304,8 +312,15 @@ export class Scheduler<I = unknown, O = unknown> {
   client(): RawClient {
     if (this.#closed !== null) throw new ClosedError();
     const { config } = this.#options;
-    if (this.#nextClient >= config.maxClients) throw new InvalidOptionError('maxClients', `all ${config.maxClients - 1} raw clients are open; raise it in the options`);
-    return new RawClient(new ClientPort(this.#engine.memory, this.#nextClient++), this.#engine.clock, [...this.#models.keys()]);
+    if (this.#rawPorts.length + 1 >= config.maxClients) throw new InvalidOptionError('maxClients', `all ${config.maxClients - 1} raw clients are open; raise it in the options`);
+    const number = 1 + this.#rawPorts.length;
+    const port = new ClientPort(this.#engine.memory, number);
+    this.#rawPorts.push(port);
+    return new RawClient(port, this.#engine.clock, [...this.#models.keys()], {
+      firstSlot: number * port.slots,
+      closed: () => (this.#closed === null ? null : (this.#death ?? new ClosedError())),
+      stopped: () => (this.#stopped ? (this.#death ?? new ClosedError('the scheduler was closed while the request ran')) : null),
+    });
   }
 
   /** Counters, latencies and GPU use since the start. */
@@ -315,7 +330,7 @@ export class Scheduler<I = unknown, O = unknown> {
 
   /** Resolves when every request submitted here has ended. New ones may still be submitted. */
   async drain(): Promise<void> {
-    if (this.#port.inFlight === 0) return;
+    if (this.#port.inFlight === 0 || this.#stopped) return;
     await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
   }
 
@@ -333,18 +348,16 @@ export class Scheduler<I = unknown, O = unknown> {
   }
 
   async #close(): Promise<void> {
+    for (const port of this.#rawPorts) port.commit(); // what nobody committed could not end
     this.#engine.startClosing();
-    if (this.#port.inFlight > 0) await this.#drainWithin(CLOSE_TIMEOUT_MS);
-    await this.#stop(new ClosedError('the scheduler was closed while the request ran'));
+    const untilMs = performance.now() + CLOSE_TIMEOUT_MS;
+    while (this.#hasOpenRequests() && this.#death === null && performance.now() < untilMs) await new Promise((resolve) => setTimeout(resolve, 1));
+    await this.#stop(this.#death ?? new ClosedError('the scheduler was closed while the request ran'));
   }
 
-  async #drainWithin(limitMs: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const limit = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, limitMs);
-    });
-    await Promise.race([this.drain(), limit]);
-    clearTimeout(timer);
+  /** Of this thread, until they have been delivered; of raw clients, until they have ended. */
+  #hasOpenRequests(): boolean {
+    return this.#port.inFlight > 0 || this.#stats.models().some((model) => model.inFlight > 0);
   }
 
   async #stop(reason: RubatoError): Promise<void> {
@@ -379,7 +392,7 @@ function detail(output: unknown, requestId: number, completion: Completion, nowN
     late: completion.outcome === OUTCOME.late,
     queueMs: (completion.startNs - completion.arrivalNs) / 1e6,
     execMs: (completion.endNs - completion.startNs) / 1e6,
-    latencyMs: (nowNs - completion.arrivalNs) / 1e6,
+    latencyMs: (Math.max(nowNs, completion.endNs) - completion.arrivalNs) / 1e6, // it may have ended since the clock was read
     batchSize: completion.batchSize,
     gpu: completion.gpu,
     requestId,

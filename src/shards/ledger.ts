@@ -39,6 +39,8 @@ export const LEDGER_END = 2;
 
 const { deadlineNs: DEADLINE, budgetNs: BUDGET, generation: GENERATION } = SLOT.at;
 const { outcomeGeneration: OUTCOME_GENERATION, outcome: OUTCOME_WORD, endedNs: ENDED } = SLOT.at;
+const WORDS = SLOT_WORDS;
+const DOUBLES = SLOT_DOUBLES;
 const COUNTER_DOUBLES = SHARD_MODEL.words / 2;
 
 export class Ledger {
@@ -98,9 +100,8 @@ export class Ledger {
     const late = this.#countLate(slotsAt, size);
     let cancelled = 0;
     let cancelledLate = 0;
-    if (late === 0 && status === STATUS_OK && this.#cancelledRunning === 0) {
-      const completed = place | OUTCOME.completed;
-      for (let i = 0; i < size; i++) this.#end(i32[slotsAt + i]!, model, completed, end, end - start);
+    if (late === 0 && status === STATUS_OK && this.#cancelledRunning === 0 && this.#lanes.length === 1) {
+      this.#endAll(slotsAt, size, model, place | OUTCOME.completed, this.#lanes[0]!);
     } else {
       for (let i = 0; i < size; i++) {
         const slot = i32[slotsAt + i]!;
@@ -112,18 +113,18 @@ export class Ledger {
           cancelled++;
           if (isLate) cancelledLate++;
         }
-        this.#end(slot, model, place | outcome, end, end - start);
+        const ended = this.#end(slot, model, place | outcome, end, end - start);
+        this.#histograms.record(HISTOGRAM.wait * this.#models + model, ended - (end - start));
       }
     }
     this.#count(model, size, status, late - cancelledLate, cancelled);
-    this.#recordWaits(slotsAt, size, HISTOGRAM.wait * this.#models + model, start);
     this.#histograms.recordMany(HISTOGRAM.exec * this.#models + model, end - start, size);
     this.#histograms.record(HISTOGRAM.batchSize * this.#models + model, size);
   }
 
   /**
    * How many of a batch have ended after their deadline. A loop of its own, and first: it is short enough for the
-   * processor to have many of its cache misses under way at once, and the loops after it find the lines at hand.
+   * processor to have many of its cache misses under way at once, and the loop after it finds the lines at hand.
    */
   #countLate(slotsAt: number, size: number): number {
     const i32 = this.i32;
@@ -131,20 +132,41 @@ export class Ledger {
     const base = this.#slotDouble + DEADLINE;
     const end = this.cells[LEDGER_END]!;
     let late = 0;
-    for (let i = 0; i < size; i++) if (end > f64[base + i32[slotsAt + i]! * SLOT_DOUBLES]!) late++;
+    for (let i = 0; i < size; i++) if (end > f64[base + i32[slotsAt + i]! * DOUBLES]!) late++;
     return late;
   }
 
-  #recordWaits(slotsAt: number, size: number, row: number, start: number): void {
+  /** `#end` for a whole batch with one outcome and one client, with all that is the same in locals: half the time. */
+  #endAll(slotsAt: number, size: number, model: number, packed: number, lane: RingWriter): void {
     const i32 = this.i32;
-    const f64 = this.f64;
     const f32 = this.#f32;
+    const f64 = this.f64;
+    const slotWord = this.#slotWord;
+    const slotDouble = this.#slotDouble;
+    const endNs = this.cells[LEDGER_END]!;
+    const durationNs = endNs - this.cells[LEDGER_START]!;
     const histograms = this.#histograms;
+    const waitRow = HISTOGRAM.wait * this.#models + model;
+    if (lane.room(size) < size) throw new Error('completion lane is full: more completions than slots');
     for (let i = 0; i < size; i++) {
       const slot = i32[slotsAt + i]!;
-      const arrival = f64[this.#slotDouble + slot * SLOT_DOUBLES + DEADLINE]! - f32[this.#slotWord + slot * SLOT_WORDS + BUDGET]!;
-      histograms.record(row, start - arrival);
+      const word = slotWord + slot * WORDS;
+      const endedNs = endNs - f64[slotDouble + slot * DOUBLES + DEADLINE]! + f32[word + BUDGET]!;
+      const generation = i32[word + GENERATION]!;
+      f32[word + ENDED] = endedNs;
+      i32[word + OUTCOME_WORD] = packed;
+      i32[word + OUTCOME_GENERATION] = generation;
+      const at = lane.claim();
+      i32[at + COMPLETION_SLOT] = slot;
+      i32[at + COMPLETION_GENERATION] = generation;
+      i32[at + COMPLETION_OUTCOME] = packed;
+      i32[at + COMPLETION_MODEL] = model;
+      f64[(at >> 1) + COMPLETION_END_NS] = endNs;
+      f32[at + COMPLETION_ENDED_NS] = endedNs;
+      f32[at + COMPLETION_DURATION_NS] = durationNs;
+      histograms.record(waitRow, endedNs - durationNs);
     }
+    this.#pending[0]! += size;
   }
 
   #isCancelled(slot: number): boolean {
@@ -166,7 +188,8 @@ export class Ledger {
     f64[row + SHARD_MODEL_BATCHED]! += size;
   }
 
-  #end(slot: number, model: number, packed: number, endNs: number, durationNs: number): void {
+  /** Returns end − arrival. */
+  #end(slot: number, model: number, packed: number, endNs: number, durationNs: number): number {
     const i32 = this.i32;
     const word = this.#slotWord + slot * SLOT_WORDS;
     const ended = endNs - this.f64[this.#slotDouble + slot * SLOT_DOUBLES + DEADLINE]! + this.#f32[word + BUDGET]!;
@@ -186,6 +209,7 @@ export class Ledger {
     lane.f32[at + COMPLETION_ENDED_NS] = ended;
     lane.f32[at + COMPLETION_DURATION_NS] = durationNs;
     this.#pending[client]!++;
+    return ended;
   }
 
   /** Publishes the completions of this poll and wakes their clients. */

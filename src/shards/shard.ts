@@ -36,7 +36,7 @@ import {
 } from '../protocol/shared-memory.js';
 import { BATCH, BATCH_FREE, BATCH_OPEN, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
-import { DeadlineQueue } from './deadline-queue.js';
+import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
 import { Ledger, LEDGER_END, LEDGER_NOW, LEDGER_START } from './ledger.js';
 import { firstTargetBatch, RateMeter, targetBatch } from './rate-meter.js';
 
@@ -87,6 +87,14 @@ const WINDOW_RANK = 2;
 const WINDOW_INVALID_AFTER = 3;
 const WINDOW_LEAD = 4;
 
+/** A batch that starts within this time is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
+const NEAR_NS = 200e3;
+
+const MODEL_WORDS = SHARD_MODEL.words;
+const CONTROL_AT = MARGIN_CONTROL;
+const TRANSFER_AT = MARGIN_TRANSFER;
+const JITTER_AT = MARGIN_JITTER;
+
 export class ShardRole implements Role {
   readonly cells = roleCells();
   readonly #observer: Observer | null;
@@ -126,7 +134,10 @@ export class ShardRole implements Role {
   readonly #latencies: Float64Array[] = [];
   readonly #maxBatch: Int32Array;
   readonly #maxQueue: Int32Array;
+  /** ℓ(1). */
+  readonly #aloneNs: Float64Array;
   readonly #dropPolicy: Uint8Array;
+  readonly #condition: Uint8Array;
   readonly #target: Int32Array;
   readonly #hint: Int32Array;
   readonly #lastExecNs: Float64Array;
@@ -179,6 +190,8 @@ export class ShardRole implements Role {
     this.#maxBatch = Int32Array.from(config.models, (model) => model.maxBatch);
     this.#maxQueue = Int32Array.from(config.models, (model) => model.maxQueue);
     this.#dropPolicy = Uint8Array.from(config.models, (model) => model.dropPolicy);
+    this.#condition = Uint8Array.from(config.models, (model) => model.condition);
+    this.#aloneNs = Float64Array.from(config.models, (model) => config.profiles[model.profile]![1]!);
     this.#target = new Int32Array(models);
     this.#hint = new Int32Array(models);
     this.#lastExecNs = new Float64Array(models);
@@ -259,11 +272,12 @@ export class ShardRole implements Role {
     const isTouched = this.#isTouched;
     const arrivals = this.#meter.arrivals;
     const maxQueue = this.#maxQueue;
+    const aloneNs = this.#aloneNs;
     const slotWord = this.#slotWord;
     const slotDouble = this.#slotDouble;
     const laneWords = lane.i32;
     const now = this.cells[CELL_NOW]!;
-    const soonestStartNs = now + f64[this.#marginsAt + MARGIN_CONTROL]! + f64[this.#marginsAt + MARGIN_TRANSFER]!;
+    const soonestStartNs = now + f64[this.#marginsAt + CONTROL_AT]! + f64[this.#marginsAt + TRANSFER_AT]!;
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
       const slot = laneWords[at + REQUEST_SLOT]!;
@@ -277,9 +291,9 @@ export class ShardRole implements Role {
       admitted[slot] = i32[word + SLOT_GENERATION]!;
       if (i32[cancelWord + slot] === i32[word + SLOT_GENERATION]) {
         this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
-      } else if (deadline < soonestStartNs + this.#latencies[model]![1]! && this.#dropPolicy[model] !== DROP_NEVER) {
+      } else if (deadline < soonestStartNs + aloneNs[model]! && this.#dropPolicy[model] !== DROP_NEVER) {
         // Not even alone and at once: what the policy would find out with more work, which is worst when there is least time.
-        this.#endHopeless(slot, model, f32[word + SLOT_BUDGET_NS]! < soonestStartNs - now + this.#latencies[model]![1]!);
+        this.#endHopeless(slot, model, f32[word + SLOT_BUDGET_NS]! < soonestStartNs - now + aloneNs[model]!);
       } else if (queue.prefixCount + queue.suffixCount >= maxQueue[model]!) {
         this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
       } else {
@@ -411,7 +425,7 @@ export class ShardRole implements Role {
     const policy = this.#policy;
     let row = -1;
     if (policy.size > 0 && this.#freeRowCount > 0) {
-      const jitter = this.#f64[this.#marginsAt + MARGIN_JITTER]!;
+      const jitter = this.#f64[this.#marginsAt + JITTER_AT]!;
       const soonest = Math.max(window[WINDOW_EARLIEST]!, gpuFreeNs);
       // Meanwhile worth deferring: the GPU is given back as it was.
       if (early || window[WINDOW_READY]! <= soonest + jitter) row = this.#close(model, number, gpu);
@@ -427,12 +441,14 @@ export class ShardRole implements Role {
     words[at + ANSWER_SIZE] = policy.size;
     const ready = early ? window[WINDOW_EARLIEST]! : window[WINDOW_READY]!;
     const exec = Math.max(ready, gpuFreeNs);
+    // A measured c is a high quantile: most batches are at the device sooner, and nothing can join a closed one any more.
+    const startable = this.#config.margins.measureControl && ready === window[WINDOW_EARLIEST] ? ready - this.#f64[this.#marginsAt + CONTROL_AT]! : ready;
     answers.f64[(at >> 1) + ANSWER_EXEC_NS] = exec;
-    answers.f64[(at >> 1) + ANSWER_READY_NS] = ready;
+    answers.f64[(at >> 1) + ANSWER_READY_NS] = startable;
     answers.f64[(at >> 1) + ANSWER_LENGTH_NS] = this.#latencies[model]![policy.size]!;
     if (row >= 0) this.#lastExecNs[model] = exec;
     if (this.#observer !== null) this.#observe(now, model, gpu, row, exec);
-    this.#i32[this.#rowsAt + model * SHARD_MODEL.words + SHARD_MODEL_ANSWERED] = number;
+    this.#i32[this.#rowsAt + model * MODEL_WORDS + SHARD_MODEL_ANSWERED] = number;
     this.#touch(model);
   }
 
@@ -464,6 +480,7 @@ export class ShardRole implements Role {
     for (let k = 0; k < count; k++) {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
+      if (this.#canWait(now, model)) continue;
       this.#decide(now, model, -Infinity);
       published += this.#publish(model);
     }
@@ -471,12 +488,37 @@ export class ShardRole implements Role {
     if (published > 0) this.#dispatcherBell.ring();
   }
 
+  /**
+   * Whether the model's batch is still gathering and its start so far away that nothing needs to be decided or told now.
+   * Nearly all arrivals of a busy model come in this state. It must hold that everything queued makes one batch that
+   * more may join (no prefix, not full, in time), that the dispatcher holds nothing that comes due before this batch
+   * does, and that a timer looks again in good time.
+   */
+  #canWait(now: number, model: number): boolean {
+    const queue = this.#queues[model]!;
+    const size = queue.suffixCount;
+    if (size === 0 || size >= this.#maxBatch[model]! || queue.prefixCount > 0 || this.#condition[model] !== WANT_FRONTRUN) return false;
+    const row = this.#rowsAt + model * MODEL_WORDS;
+    if (this.#publishedStamp[model] !== this.#i32[row + SHARD_MODEL_ANSWERED]) return false;
+    const f64 = this.#f64;
+    const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
+    const lead = f64[this.#marginsAt + CONTROL_AT]! + transfer * size;
+    const exec = queue.oldest[SUFFIX]! - f64[this.#marginsAt + JITTER_AT]! - this.#latencies[model]![size + 1]! - transfer;
+    const lookAgain = exec - lead - NEAR_NS;
+    if (!(lookAgain > now) || exec > this.#publishedExecNs[model]!) return false;
+    f64[(row >> 1) + SHARD_MODEL_QUEUED] = size;
+    // Each arrival moves the start a little earlier: a timer half-way there is set a few times per batch, not each time.
+    if (this.#timers.get(model) > lookAgain) this.#timers.set(model, Math.floor(now + (lookAgain - now) / 2) + 1);
+    if (this.#observer !== null) this.#observer.published(now, model, size, exec, this.#timers.get(model));
+    return true;
+  }
+
   /** Runs the batch policy for a model and computes the window of the batch it chose. Ends what has expired. */
   #decide(now: number, model: number, gpuFreeNs: number): void {
     if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
     const f64 = this.#f64;
-    const control = f64[this.#marginsAt + MARGIN_CONTROL]!;
-    const transfer = f64[this.#marginsAt + MARGIN_TRANSFER]!;
+    const control = f64[this.#marginsAt + CONTROL_AT]!;
+    const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
     const policy = this.#policy;
     policy.cells[NOW_PLUS_CONTROL] = now + control;
     policy.cells[TRANSFER] = transfer;
@@ -484,8 +526,7 @@ export class ShardRole implements Role {
     const queue = this.#queues[model]!;
     const latencies = this.#latencies[model]!;
     const maxBatch = this.#maxBatch[model]!;
-    const modelConfig = this.#config.models[model]!;
-    policy.choose(queue, latencies, maxBatch, this.#target[model]!, modelConfig.dropPolicy, this.#hint[model]!);
+    policy.choose(queue, latencies, maxBatch, this.#target[model]!, this.#dropPolicy[model]!, this.#hint[model]!);
     const size = policy.size;
     if (policy.expiredCount > 0) this.#endExpired(now, model, gpuFreeNs);
     this.#hint[model] = size;
@@ -493,7 +534,7 @@ export class ShardRole implements Role {
 
     const window = this.#window;
     const deadline = policy.cells[DEADLINE]!;
-    const jitter = f64[this.#marginsAt + MARGIN_JITTER]!;
+    const jitter = f64[this.#marginsAt + JITTER_AT]!;
     const lead = control + transfer * size;
     const earliest = now + lead;
     window[WINDOW_LEAD] = lead;
@@ -508,7 +549,7 @@ export class ShardRole implements Role {
     // Nothing more can join a full batch: frontrun is then -Infinity, because ℓ(maxBatch + 1) is +Infinity.
     const frontrun = deadline - jitter - latencies[size + 1]! - transfer;
     let want = frontrun;
-    switch (modelConfig.condition) {
+    switch (this.#condition[model]) {
       case WANT_FRONTRUN:
         break;
       case WANT_LATEST:
@@ -524,7 +565,7 @@ export class ShardRole implements Role {
         want = this.#targetDelayNs(model);
         break;
       default:
-        throw new Error(`model ${modelConfig.name}: no schedulable condition has number ${modelConfig.condition}`);
+        throw new Error(`model ${model}: no schedulable condition has number ${this.#condition[model]}`);
     }
     if (want > latest) want = latest;
     window[WINDOW_READY] = want > earliest ? want : earliest;
@@ -553,7 +594,7 @@ export class ShardRole implements Role {
   #publish(model: number): number {
     const size = this.#policy.size;
     const window = this.#window;
-    const row = this.#rowsAt + model * SHARD_MODEL.words;
+    const row = this.#rowsAt + model * MODEL_WORDS;
     const stamp = this.#i32[row + SHARD_MODEL_ANSWERED]!;
     this.#f64[(row >> 1) + SHARD_MODEL_QUEUED] = this.#queues[model]!.count;
     const exec = size === 0 ? Infinity : window[WINDOW_READY]!;
@@ -596,11 +637,11 @@ export class ShardRole implements Role {
     meter.catchUp(model, now);
     const rate = meter.ratePerSecond(model);
     const f64 = this.#f64;
-    const transfer = f64[this.#marginsAt + MARGIN_TRANSFER]!;
-    const budget = this.#config.models[model]!.sloNs - f64[this.#marginsAt + MARGIN_CONTROL]! - f64[this.#marginsAt + MARGIN_RESPONSE]!;
+    const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
+    const budget = this.#config.models[model]!.sloNs - f64[this.#marginsAt + CONTROL_AT]! - f64[this.#marginsAt + MARGIN_RESPONSE]!;
     const target = targetBatch(this.#latencies[model]!, this.#maxBatch[model]!, budget, rate, transfer);
     this.#target[model] = target;
-    const row = this.#rowsAt + model * SHARD_MODEL.words;
+    const row = this.#rowsAt + model * MODEL_WORDS;
     this.#i32[row + SHARD_MODEL_TARGET] = target;
     f64[(row >> 1) + SHARD_MODEL_RATE_PER_SECOND] = rate;
   }

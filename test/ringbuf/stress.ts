@@ -89,6 +89,7 @@ export async function stressBitmap(options: { size: number; markers: number; mar
     buffer: new SharedArrayBuffer(dirtyBitmapBytes(size)),
     size,
     values: new Int32Array(new SharedArrayBuffer(markers * size * 4)),
+    seen: new Int32Array(new SharedArrayBuffer(markers * size * 4)),
   };
   const gate = makeGate(markers + 1);
   const counts = await together([

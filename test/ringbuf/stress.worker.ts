@@ -21,7 +21,7 @@ export const GATE_TURN = 32;
 export const GATE_WORDS = 64;
 
 export interface MailboxPlace { readonly buffer: SharedArrayBuffer; readonly boxes: number; readonly recordBytes: number }
-export interface BitmapPlace { readonly buffer: SharedArrayBuffer; readonly size: number; readonly values: Int32Array }
+export interface BitmapPlace { readonly buffer: SharedArrayBuffer; readonly size: number; readonly values: Int32Array; readonly seen: Int32Array }
 export interface RowsPlace { readonly buffer: SharedArrayBuffer; readonly rows: number }
 
 export type Job =
@@ -62,9 +62,11 @@ function meet({ words, threads }: Gate): void {
 }
 
 /** Fruitless looks before a thread sleeps: longer than the other side takes for its bulk if it runs at all. */
-const LOOKS = 5000;
+const LOOKS = 1000;
 /** A thread that sleeps is woken; the bound only keeps a fault from becoming a hang. */
 const SLEEP_MS = 1000;
+/** A mark that is not seen for so long is lost. */
+const LOST_MS = 5000;
 
 /** A short sleep: the other thread may need this very core. */
 function rest(words: Int32Array): void {
@@ -218,25 +220,35 @@ function readMailbox(gate: Gate, { buffer, boxes, recordBytes }: MailboxPlace, v
 
 // ── dirty bitmap: after a mark its value, or a later one, is seen ──────────────────────────────────────────────────
 
-function mark(gate: Gate, { buffer, size, values }: BitmapPlace, marker: number, marks: number, seed: number): Counts {
+function mark(gate: Gate, { buffer, size, values, seen }: BitmapPlace, marker: number, marks: number, seed: number): Counts {
   const bitmap = new DirtyBitmap(buffer, 0, size);
   const below = random(seed);
   meet(gate);
-  for (let k = 0; k < marks; k++) {
+  for (let k = 1; k <= marks; k++) {
     // Half of the marks crowd into few words, where both markers and the reader meet.
     const index = below(below(2) === 0 ? size : Math.min(size, 40));
-    Atomics.store(values, marker * size + index, values[marker * size + index]! + 1);
+    const at = marker * size + index;
+    Atomics.store(values, at, values[at]! + 1);
     bitmap.mark(index);
-    if (below(4096) === 0) rest(gate.words);
+    // A lost mark would be healed by the next one of its index: so wait now and then until this one is seen.
+    if (k % 64 === 0) awaitSeen(gate, seen, at, values[at]!);
   }
   Atomics.add(gate.words, GATE_DONE, 1);
   return { marks };
 }
 
-function collect(gate: Gate, { buffer, size, values }: BitmapPlace, markers: number, room: number): Counts {
+function awaitSeen({ words }: Gate, seen: Int32Array, at: number, value: number): void {
+  const startMs = performance.now();
+  for (let looks = 0; Atomics.load(seen, at) < value; looks++) {
+    if (looks < LOOKS) continue;
+    rest(words);
+    if (performance.now() - startMs > LOST_MS) illegal(`the mark of value ${value} was lost`);
+  }
+}
+
+function collect(gate: Gate, { buffer, size, values, seen }: BitmapPlace, markers: number, room: number): Counts {
   const bitmap = new DirtyBitmap(buffer, 0, size);
   const out = new Int32Array(room);
-  const seen = new Int32Array(markers * size);
   const counts = { collected: 0, empty: 0, nothingNew: 0, missing: 0 };
   meet(gate);
   for (let last = false, idle = 0; ;) {
@@ -251,7 +263,7 @@ function collect(gate: Gate, { buffer, size, values }: BitmapPlace, markers: num
         const value = Atomics.load(values, at);
         if (value < seen[at]!) illegal(`a value went back from ${seen[at]} to ${value}`);
         news += value - seen[at]!;
-        seen[at] = value;
+        if (value !== seen[at]) Atomics.store(seen, at, value);
       }
       if (news === 0) counts.nothingNew++;
     }

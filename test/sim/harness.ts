@@ -118,8 +118,11 @@ interface Request {
 interface Candidate {
   readonly rankNs: number;
   readonly window: Window;
-  /** A grant was refused since: the dispatcher may have set this one aside meanwhile, and asks again at its last moment. */
-  refusedSince: boolean;
+  /**
+   * While a grant was not answered, no other GPU would be free in time: the dispatcher has set the candidate aside and
+   * asks again at its last moment, even if the answer makes a GPU free earlier.
+   */
+  setAside: boolean;
 }
 
 interface Batch {
@@ -182,6 +185,8 @@ export class Run implements Observer {
   readonly #scenario: Scenario;
   readonly #config: SchedulerConfig;
   readonly #exact: boolean;
+  /** Exact, and the roles are polled one by one: what waits for a GPU is known at each grant. */
+  readonly #oneByOne: boolean;
   readonly #models: PolicyModel[];
   readonly #margins: PolicyMargins;
   readonly #queues: ReferenceQueue[];
@@ -208,6 +213,7 @@ export class Run implements Observer {
     this.#scenario = scenario;
     this.#config = configOf(scenario);
     this.#exact = exact(scenario);
+    this.#oneByOne = this.#exact && (scenario.interleave ?? 0) === 0;
     this.#margins = scenario.margins;
     this.#models = this.#config.models.map((model) => ({ ...model, latencyNs: this.#config.profiles[model.profile]! }));
     this.#queues = scenario.models.map(() => new ReferenceQueue());
@@ -392,19 +398,33 @@ export class Run implements Observer {
     const candidate = this.#candidates[model];
     this.#check(candidate !== null, 'grant', () => `model ${model} was granted a GPU on a candidate of before its last answer`);
     this.#check(!candidate || execNs <= candidate.window.invalidAfterNs, 'invalidAfter', () => `model ${model} was granted a GPU for ${execNs}, not valid after ${candidate!.window.invalidAfterNs}`);
-    if (this.#exact) this.#checkRank(nowNs, model);
+    if (this.#oneByOne) this.#checkRank(nowNs, model);
     this.#candidates[model] = null;
     this.#grants[model] = { gpu, freeAtNs };
     this.#grantOfGpu[gpu] = model;
+    this.#noteSetAside(nowNs);
+  }
+
+  /** Candidates that cannot start on any GPU but those whose grants are under way. */
+  #noteSetAside(nowNs: number): void {
+    const firstFreeNs = this.#firstFreeNs(nowNs);
+    for (const candidate of this.#candidates) {
+      if (candidate === null || !isDue(candidate, nowNs)) continue;
+      if (Math.max(nowNs + candidate.window.leadNs, firstFreeNs) > candidate.window.invalidAfterNs) candidate.setAside = true;
+    }
+  }
+
+  #firstFreeNs(nowNs: number): number {
+    return Math.min(...this.#batchesOfGpu.map((_, gpu) => this.#freeAtNs(gpu, nowNs)));
   }
 
   /** ALGORITHM 1.5: no other candidate that is due and could start on the GPU that is free first has a smaller rank. */
   #checkRank(nowNs: number, model: number): void {
-    const firstFreeNs = Math.min(...this.#batchesOfGpu.map((_, gpu) => this.#freeAtNs(gpu, nowNs)));
+    const firstFreeNs = this.#firstFreeNs(nowNs);
     const own = this.#candidates[model];
     this.#check(!own || isDue(own, nowNs), 'matching', () => `model ${model} was granted a GPU before its candidate was due`);
     this.#candidates.forEach((other, number) => {
-      if (!own || other === null || number === model || other.refusedSince || !isDue(other, nowNs)) return;
+      if (!own || other === null || number === model || other.setAside || !isDue(other, nowNs)) return;
       if (Math.max(nowNs + other.window.leadNs, firstFreeNs) > other.window.invalidAfterNs) return;
       const first = own.rankNs < other.rankNs || (own.rankNs === other.rankNs && model < number);
       this.#check(first, 'matching', () => `model ${model} of rank ${own.rankNs} was granted a GPU before model ${number} of rank ${other.rankNs}`);
@@ -457,7 +477,6 @@ export class Run implements Observer {
 
   refused(nowNs: number, model: number, gpu: number): void {
     this.#counts[model]!.refusals++;
-    for (const candidate of this.#candidates) if (candidate !== null) candidate.refusedSince = true;
     const freeAtNs = this.#answered(model, gpu);
     const { decision, window } = this.#compare(nowNs, model, freeAtNs, null);
     const worthDeferring = window.readyNs > Math.max(window.earliestNs, freeAtNs) + this.#margins.jitterNs;
@@ -505,10 +524,11 @@ export class Run implements Observer {
     // Granted meanwhile: this candidate bears the stamp of before, and must not be used.
     const stale = this.#grants[model] !== null;
     const latest = decision.deadline - this.#margins.jitterNs - this.#models[model]!.latencyNs[size]!;
-    this.#candidates[model] = stale ? null : { rankNs: decision.overdue ? decision.deadline : latest, window, refusedSince: false };
+    this.#candidates[model] = stale ? null : { rankNs: decision.overdue ? decision.deadline : latest, window, setAside: false };
     const timer = Math.floor(window.invalidAfterNs - window.leadNs) + 1;
     this.#check(execNs === window.readyNs, 'policy', () => `model ${model} published a start at ${execNs}, expected ${window.readyNs}`);
-    this.#check(timerNs === timer, 'timer', () => `model ${model} looks again at ${timerNs}, expected ${timer}`);
+    // Sooner is allowed: a batch that still gathers is looked at again on the way.
+    this.#check(timerNs > nowNs && timerNs <= timer, 'timer', () => `model ${model} looks again at ${timerNs}, expected at most ${timer}`);
   }
 
   #answered(model: number, gpu: number): number {
@@ -631,7 +651,7 @@ export class Run implements Observer {
       this.#equation(model);
       this.#check(this.#grants[model] === null, 'grant', () => `a grant of model ${model} is not answered at rest`);
       if (queued === 0) continue;
-      if (this.#exact) this.#checkNotLeft(model, nowNs);
+      if (this.#oneByOne) this.#checkNotLeft(model, nowNs);
       const timer = this.#timerNs[model]!;
       this.#check(this.#overdue[model] === 1 || (timer > nowNs && timer < Infinity), 'timer', () => `model ${model} has ${queued} requests waiting and its timer is ${timer}`);
     }
@@ -642,7 +662,7 @@ export class Run implements Observer {
   /** A candidate that is due does not wait beside a GPU that will be free when it could start. */
   #checkNotLeft(model: number, nowNs: number): void {
     const candidate = this.#candidates[model]!;
-    if (candidate === null || candidate.refusedSince || !isDue(candidate, nowNs)) return;
+    if (candidate === null || candidate.setAside || !isDue(candidate, nowNs)) return;
     const start = nowNs + candidate.window.leadNs;
     if (start > candidate.window.invalidAfterNs) return;
     this.#batchesOfGpu.forEach((_, gpu) => {

@@ -27,7 +27,7 @@ interface Mutant {
 const MUTANTS: readonly Mutant[] = [
   {
     name: 'drops the last request of each batch without a word',
-    file: 'shards/ledger', find: 'for (let i = 0; i < size; i++)\n                this.#end(', replace: 'for (let i = 1; i < size; i++)\n                this.#end(',
+    file: 'shards/ledger', find: '#endAll(slotsAt, size, model, packed, lane) {', replace: '#endAll(slotsAt, size, model, packed, lane) {\n        size--;',
     caughtBy: 'one outcome',
   },
   {
@@ -144,6 +144,11 @@ const MUTANTS: readonly Mutant[] = [
     name: 'sets no timer',
     file: 'shards/shard', find: 'this.#timers.set(model, timer);', replace: '',
     caughtBy: 'one outcome',
+  },
+  {
+    name: 'does not look again at a batch that still gathers',
+    file: 'shards/shard', find: 'if (this.#timers.get(model) > lookAgain)', replace: 'if (false)',
+    caughtBy: 'timer',
   },
   {
     name: 'looks again one batch time too late',

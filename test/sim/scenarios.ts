@@ -15,8 +15,11 @@ export interface ScenarioLimits {
   readonly faulty?: boolean;
 }
 
-/** Times are whole multiples of a unit, so that ends, deadlines and arrivals meet; at 7 ns they are odd, at 1 ms the rate meter ticks. */
-const UNITS = [7, 1_000, 1_000_000];
+/**
+ * Times are whole multiples of a unit, so that ends, deadlines and arrivals meet. At 7 ns they are odd, and everything
+ * is near; at 100 us a batch that gathers is now near and now far off; at 1 ms the rate meter ticks.
+ */
+const UNITS = [7, 100_000, 1_000_000];
 
 export const NO_MARGINS = { controlNs: 0, transferNs: 0, responseNs: 0, jitterNs: 0 };
 
