@@ -28,8 +28,10 @@ function runPhase({ source: spec, startNs, endNs, settleNs }: PhaseOrder): Phase
   new Int32Array(lagBuffer).fill(0);
   let offered = 0;
   let nowNs = clock.nowNs();
-  while (nowNs < endNs && Atomics.load(words, STOP_WORD) === 0) {
-    const count = source.fill(nowNs, models, timesNs);
+  // Ends when all that was due by the end has been sent: what a late thread left out would flatter the scheduler.
+  while (Atomics.load(words, STOP_WORD) === 0) {
+    const count = source.fill(Math.min(nowNs, endNs), models, timesNs);
+    if (count === 0 && nowNs >= endNs) break;
     if (count > 0) {
       lag.recordMany(0, nowNs - timesNs[0]!, count);
       port.submitBulk(models, timesNs, 0, count);

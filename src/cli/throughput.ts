@@ -40,6 +40,8 @@ const FIRST_RATE_PER_SECOND = 0.5e6;
 const RESOLUTION = 0.03;
 /** Part of the GPUs' capacity above which they are the limit, not the scheduler. */
 const GPU_LIMITED_SHARE = 0.85;
+/** Below this part of what the GPUs can run the search gives up. */
+const LEAST_SHARE = 0.01;
 const PROBE_SECONDS = 0.7;
 const WARM_UP_SECONDS = 0.3;
 const MOST_CONFIRMATIONS = 6;
@@ -89,10 +91,13 @@ class RateSearch {
       low = high;
       high = Math.min(1.5 * high, most);
     }
-    while (high - low > RESOLUTION * high && !this.#run.interrupted) {
+    while (high - low > RESOLUTION * high && high > LEAST_SHARE * most && !this.#run.interrupted) {
       const middle = (low + high) / 2;
       if (await this.#sustains(middle)) low = middle;
       else high = middle;
+    }
+    if (low === 0 && !this.#run.interrupted) {
+      throw new RubatoError('ERR_RUBATO_NOTHING_SUSTAINED', `no rate down to ${si(high)} requests/s had at most 1 % bad, though the GPUs can run ${si(this.#capacity)}; give it a longer --slo or a faster --profile`);
     }
     return this.#confirm(low > 0 ? low : high);
   }

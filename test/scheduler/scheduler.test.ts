@@ -242,7 +242,8 @@ describe('an emulated device', () => {
   });
 });
 
-describe('a late result', () => {
+// Each of these mostly sleeps.
+describe('a result that comes late', { concurrency: true }, () => {
   /** Says 1 ms and takes twice the SLO. */
   const startSlow = (onLate?: 'deliver' | 'reject'): Promise<Scheduler<number, unknown>> => {
     const execute: Execute = async (batch) => {
@@ -272,7 +273,7 @@ describe('a late result', () => {
     checkBalance(scheduler.stats());
   });
 
-  test('never becomes of a request that could not be started in time: that one expires', async () => {
+  test('is not waited for when it could not be started in time: it expires', async () => {
     const gate = new Gate();
     await using scheduler = await start(gate.execute, ONE_BY_ONE);
     const first = scheduler.submit('m', 1);
@@ -287,6 +288,21 @@ describe('a late result', () => {
     assert.deepEqual(gate.inputs, [[1]]);
     assert.equal(scheduler.stats().dropped, 1);
     assert.equal(scheduler.stats().models[0]!.expired, 1);
+  });
+
+  test('or never is given up by close after five seconds', async () => {
+    const gate = new Gate();
+    const scheduler = await start(gate.execute);
+    const hung = scheduler.submit('m', 1);
+    hung.catch(() => {});
+    await gate.started(1);
+    const beganMs = performance.now();
+    await scheduler.close();
+    assert.ok(performance.now() - beganMs < 9000);
+    await assert.rejects(hung, isError(ClosedError, 'ERR_RUBATO_CLOSED', (error) => assert.match(error.message, /closed while the request ran/)));
+    checkBalance(scheduler.stats());
+    gate.open(); // comes too late and must not hurt
+    await nextTurn();
   });
 });
 
@@ -660,21 +676,6 @@ describe('close', () => {
     await assert.rejects(outside!.submit('m', 1), ClosedError);
     await assert.rejects(use(true), /from inside/);
     await assert.rejects(outside!.submit('m', 1), ClosedError);
-  });
-
-  test('gives up on a device that never ends after five seconds', async () => {
-    const gate = new Gate();
-    const scheduler = await start(gate.execute);
-    const hung = scheduler.submit('m', 1);
-    hung.catch(() => {});
-    await gate.started(1);
-    const beganMs = performance.now();
-    await scheduler.close();
-    assert.ok(performance.now() - beganMs < 9000);
-    await assert.rejects(hung, isError(ClosedError, 'ERR_RUBATO_CLOSED', (error) => assert.match(error.message, /closed while the request ran/)));
-    checkBalance(scheduler.stats());
-    gate.open(); // comes too late and must not hurt
-    await nextTurn();
   });
 });
 
