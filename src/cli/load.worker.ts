@@ -12,6 +12,8 @@ import { openSource } from './sources.js';
 
 /** Requests sent with one commit at most. */
 const BULK = 2048;
+/** How long after its end a phase still sends what was due before: longer than a stall of the machine. */
+const TAIL_NS = 0.25e9;
 
 const { memory, client, control } = workerData as LoadThreadData;
 const clock = new SystemClock(memory.config.origin);
@@ -24,12 +26,12 @@ const lag = new HistogramTable(lagBuffer, 0, 1);
 
 function runPhase({ source: spec, startNs, endNs, settleNs }: PhaseOrder): PhaseResult {
   const source = openSource(spec, startNs);
-  const waiter = new Waiter('balanced', clock, port.bell, null);
+  const waiter = new Waiter('balanced', clock, port.bell);
   new Int32Array(lagBuffer).fill(0);
   let offered = 0;
   let nowNs = clock.nowNs();
   // Ends when all that was due by the end has been sent: what a late thread left out would flatter the scheduler.
-  while (Atomics.load(words, STOP_WORD) === 0) {
+  while (nowNs < endNs + TAIL_NS && Atomics.load(words, STOP_WORD) === 0) {
     const count = source.fill(Math.min(nowNs, endNs), models, timesNs);
     if (count === 0 && nowNs >= endNs) break;
     if (count > 0) {

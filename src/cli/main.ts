@@ -171,7 +171,7 @@ async function runStart(flags: StartFlags): Promise<void> {
   if (!quiet) printRunReport(report, print, pageOptions());
   writeHgrm(flags, totals);
   if (process.exitCode === INTERRUPTED) return;
-  const speed = await throughput({ models: 64, gpus: 64, profile: '0.5us,86us', maxBatch: 128, slo: '20ms', seconds: 3, clients: 1, shards: 1, waiting: 'balanced' });
+  const speed = await throughput({ models: 64, gpus: 64, profile: '0.5us,86us', maxBatch: 128, slo: '20ms', seconds: Math.min(3, flags.seconds), clients: 1, shards: 1, waiting: 'balanced' });
   if (!quiet) {
     printThroughput(speed);
     print('\nWhat to try next:\n  bin/rubato bench load --workload mix3-b      three models, bursty arrivals\n  bin/rubato bench throughput --models 1024 --gpus 4096 --profile 5us,860us\n  bin/rubato doctor                            what this machine offers\n  README.md                                    fifteen lines to put it into your service\n');

@@ -1,6 +1,6 @@
 /**
  * `rubato bench throughput`: the highest open-loop rate that the scheduler sustains with at most 1 % bad.
- * The rate is doubled until it is not sustained, then bisected, then confirmed by a run of full length.
+ * The rate is raised by half until it is not sustained any more, then bisected, then confirmed by a run of full length.
  */
 import { clockOrigin } from '../clock/clock.js';
 import { RubatoError } from '../model/errors.js';
@@ -38,6 +38,8 @@ const SUSTAINED_BAD_RATE = 0.01;
 const MOST_RATE_PER_SECOND = 25e6;
 const FIRST_RATE_PER_SECOND = 0.5e6;
 const RESOLUTION = 0.03;
+const STEP = 1.5;
+const MISSES_TO_STOP = 3;
 /** Part of the GPUs' capacity above which they are the limit, not the scheduler. */
 const GPU_LIMITED_SHARE = 0.85;
 /** Below this part of what the GPUs can run the search gives up. */
@@ -85,12 +87,7 @@ class RateSearch {
   async find(): Promise<{ rate: number; totals: PhaseTotals }> {
     for (const rate of [0.02, 0.1, 0.3]) await this.#offer(rate * FIRST_RATE_PER_SECOND, WARM_UP_SECONDS, 'warming up');
     const most = Math.min(MOST_RATE_PER_SECOND, this.#capacity);
-    let low = 0;
-    let high = Math.min(FIRST_RATE_PER_SECOND, most);
-    while ((await this.#sustains(high)) && low < most) {
-      low = high;
-      high = Math.min(1.5 * high, most);
-    }
+    let { low, high } = await this.#climb(most);
     while (high - low > RESOLUTION * high && high > LEAST_SHARE * most && !this.#run.interrupted) {
       const middle = (low + high) / 2;
       if (await this.#sustains(middle)) low = middle;
@@ -100,6 +97,27 @@ class RateSearch {
       throw new RubatoError('ERR_RUBATO_NOTHING_SUSTAINED', `no rate down to ${si(high)} requests/s had at most 1 % bad, though the GPUs can run ${si(this.#capacity)}; give it a longer --slo or a faster --profile`);
     }
     return this.#confirm(low > 0 ? low : high);
+  }
+
+  /**
+   * Raises the rate step by step: the highest that was sustained, and the lowest above it that was not. A miss does not
+   * end the climb at once, because a slow rate is not an easy one: deferral leaves its requests no slack for a stall.
+   */
+  async #climb(most: number): Promise<{ low: number; high: number }> {
+    let low = 0;
+    let high = 0;
+    let misses = 0;
+    for (let rate = Math.min(FIRST_RATE_PER_SECOND, most); misses < MISSES_TO_STOP && !this.#run.interrupted; rate = Math.min(STEP * rate, most)) {
+      if (await this.#sustains(rate)) {
+        low = rate;
+        high = rate;
+        misses = 0;
+      } else if (misses++ === 0) {
+        high = rate;
+      }
+      if (rate === most) break;
+    }
+    return { low, high };
   }
 
   /** A short run may have been lucky: what counts is one of full length. Each try that fails lowers the rate by a step. */

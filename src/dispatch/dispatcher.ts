@@ -19,7 +19,7 @@ import { DelayMeter } from '../protocol/delay-meter.js';
 import type { Observer } from '../protocol/observer.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, DEVICE_DONE, GRANT, ISSUE } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
-import { MARGIN_CONTROL, mostMarginNs, type SharedMemory } from '../protocol/shared-memory.js';
+import { MARGIN_CONTROL, MARGIN_JITTER, mostMarginNs, type SharedMemory } from '../protocol/shared-memory.js';
 import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
 
@@ -60,7 +60,7 @@ const {
 } = DEVICE_DONE.at;
 const { grants: DISPATCH_MODEL_GRANTS, issued: DISPATCH_MODEL_ISSUED, refusals: DISPATCH_MODEL_REFUSALS } = DISPATCH_MODEL.at;
 const { grantedNs: GPU_GRANTED_NS, runModel: GPU_RUN_MODEL } = GPU.at;
-const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
+const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, grantedNs: GRANT_GRANTED_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
 const {
   gpu: ISSUE_GPU,
   grantedNs: ISSUE_GRANTED_NS,
@@ -72,8 +72,8 @@ const {
   size: ISSUE_SIZE,
 } = ISSUE.at;
 
-/** A smaller control delay is noise. */
-const LEAST_CONTROL_NS = 5e3;
+/** A smaller delay is noise. */
+const LEAST_MARGIN_NS = 5e3;
 
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
@@ -82,8 +82,9 @@ export class DispatcherRole implements Role {
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
   readonly #models: number;
-  /** Measures c; null when it is given. */
+  /** Measure c and j; null when they are given. */
   readonly #controlMeter: DelayMeter | null;
+  readonly #jitterMeter: DelayMeter | null;
   readonly #shards: number;
   readonly #rowsAt: number;
   readonly #dirty: DirtyBitmap;
@@ -107,6 +108,8 @@ export class DispatcherRole implements Role {
   readonly #rankNs: Float64Array;
   readonly #invalidAfterNs: Float64Array;
   readonly #leadNs: Float64Array;
+  /** Whether the candidate was to wait when it came. */
+  readonly #isDeferred: Uint8Array;
   /** When each candidate becomes due. */
   readonly #due: TimeTree;
   /** The due ones that wait for a GPU, by rank, and by −lead. */
@@ -122,7 +125,8 @@ export class DispatcherRole implements Role {
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#models = models;
     const most = mostMarginNs(config);
-    this.#controlMeter = config.margins.measureControl ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_CONTROL, LEAST_CONTROL_NS, most) : null;
+    this.#controlMeter = config.margins.measureControl ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_CONTROL, LEAST_MARGIN_NS, most) : null;
+    this.#jitterMeter = config.margins.measureJitter ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_JITTER, LEAST_MARGIN_NS, most / 2) : null;
     this.#shards = config.shards;
     this.#rowsAt = memory.dispatchModels >> 2;
     this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
@@ -144,6 +148,7 @@ export class DispatcherRole implements Role {
     this.#rankNs = new Float64Array(models);
     this.#invalidAfterNs = new Float64Array(models);
     this.#leadNs = new Float64Array(models);
+    this.#isDeferred = new Uint8Array(models);
     this.#due = new TimeTree(models);
     this.#waiting = new TimeTree(models);
     this.#waitingLead = new TimeTree(models);
@@ -182,6 +187,7 @@ export class DispatcherRole implements Role {
       this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE_INVALID_AFTER_NS]!;
       this.#leadNs[model] = lead;
       this.#due.set(model, exec - lead);
+      this.#isDeferred[model] = exec - lead > this.cells[CELL_NOW]! ? 1 : 0;
     }
     return count;
   }
@@ -297,6 +303,8 @@ export class DispatcherRole implements Role {
     let moved = 0;
     while (due.nodes[1]! <= now) {
       const model = due.first();
+      // How late its timer is noticed, whether this thread slept or was busy. A candidate that came when it was due says nothing.
+      if (this.#jitterMeter !== null && this.#isDeferred[model] === 1) this.#jitterMeter.add(now - due.get(model), now);
       due.set(model, Infinity);
       moved++;
       // Too late for this candidate: the shard's own timer makes the next one.
@@ -365,6 +373,7 @@ export class DispatcherRole implements Role {
     lane.i32[at + GRANT_GPU] = gpu;
     lane.i32[at + GRANT_FLAGS] = 0;
     lane.f64[(at >> 1) + GRANT_GPU_FREE_NS] = gpuFreeNs;
+    lane.f64[(at >> 1) + GRANT_GRANTED_NS] = this.cells[CELL_NOW]!;
     this.#grantsPending[shard]!++;
     this.#forget(model);
   }

@@ -37,7 +37,15 @@ export const CANDIDATE = defineRecord('candidate', {
 });
 
 /** dispatcher → shard: the model gets the GPU. */
-export const GRANT = defineRecord('grant', { model: 'i32', number: 'i32', gpu: 'i32', flags: 'i32', gpuFreeNs: 'f64' });
+export const GRANT = defineRecord('grant', {
+  model: 'i32',
+  number: 'i32',
+  gpu: 'i32',
+  flags: 'i32',
+  gpuFreeNs: 'f64',
+  /** When it was made: c counts from here, so the shard decides as of this moment, however long the grant has travelled. */
+  grantedNs: 'f64',
+});
 
 /** GRANT.flags: start now rather than at frontrun (ALGORITHM 1.5, 1.7). */
 export const GRANT_EARLY = 1;

@@ -7,10 +7,10 @@ import { EmulatedDeviceRole } from '../devices/emulated.js';
 import { DispatcherRole } from '../dispatch/dispatcher.js';
 import { HOST_EMULATED } from '../protocol/config.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role } from '../protocol/role.js';
-import { CONTROL_HEARTBEAT, CONTROL_STATE, MARGIN_JITTER, mostMarginNs, type SharedMemory, STATE_STOPPED } from '../protocol/shared-memory.js';
+import { CONTROL_HEARTBEAT, CONTROL_STATE, type SharedMemory, STATE_STOPPED } from '../protocol/shared-memory.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { ShardRole } from '../shards/shard.js';
-import { jitterMeter, Waiter, type WaitingStrategy } from './waiter.js';
+import { Waiter, type WaitingStrategy } from './waiter.js';
 
 export interface SchedulerTask {
   readonly memory: SharedMemory;
@@ -21,10 +21,8 @@ export default function runScheduler({ memory, waiting }: SchedulerTask): void {
   const { config } = memory;
   const clock = new SystemClock(config.origin);
   const control = new Int32Array(memory.buffer, memory.control);
-  const margins = new Float64Array(memory.buffer, memory.margins);
   const bell = new Doorbell(memory.buffer, memory.dispatcherBell);
-  const jitter = config.margins.measureJitter ? jitterMeter(margins, MARGIN_JITTER, mostMarginNs(config)) : null;
-  const waiter = new Waiter(waiting, clock, bell, jitter);
+  const waiter = new Waiter(waiting, clock, bell);
 
   const roles: Role[] = [];
   if (config.gpus.some((gpu) => gpu.host === HOST_EMULATED)) roles.push(new EmulatedDeviceRole(memory));

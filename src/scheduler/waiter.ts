@@ -17,12 +17,6 @@ const LONGEST_PARK_NS = 100e6;
 /** How much earlier than its next event a thread wakes, to spin the rest: bounded, because spinning costs. */
 const LEAST_EARLY_NS = 5e3;
 const MOST_EARLY_NS = 100e3;
-const LEAST_JITTER_NS = 1e3;
-
-/** Measures the margin j into `margins[at]`, at most half of what other margins may be. */
-export function jitterMeter(margins: Float64Array, at: number, mostMarginNs: number): DelayMeter {
-  return new DelayMeter(margins, at, LEAST_JITTER_NS, mostMarginNs / 2);
-}
 
 export class Waiter {
   readonly #strategy: WaitingStrategy;
@@ -30,15 +24,12 @@ export class Waiter {
   readonly #bell: Doorbell;
   /** p99 of how late a sleep ends. */
   readonly #error = new DelayMeter(new Float64Array([MOST_EARLY_NS]), 0, LEAST_EARLY_NS, MOST_EARLY_NS);
-  /** p99 of how late the thread still is for its event: the margin j; null when it is given. */
-  readonly #jitter: DelayMeter | null;
   #idleSinceNs = -1;
 
-  constructor(strategy: WaitingStrategy, clock: Clock, bell: Doorbell, jitter: DelayMeter | null) {
+  constructor(strategy: WaitingStrategy, clock: Clock, bell: Doorbell) {
     this.#strategy = strategy;
     this.#clock = clock;
     this.#bell = bell;
-    this.#jitter = jitter;
   }
 
   /** There was work: start the next wait afresh. */
@@ -66,8 +57,6 @@ export class Waiter {
     this.#bell.park(sleepNs / 1e6);
     const after = this.#clock.nowNs();
     // A wake-up by the bell comes early and says nothing about the timer.
-    if (after - before < sleepNs) return;
-    this.#error.add(after - before - sleepNs, after);
-    if (this.#jitter !== null && sleepNs < LONGEST_PARK_NS) this.#jitter.add(Math.max(0, after - nextNs), after);
+    if (after - before >= sleepNs) this.#error.add(after - before - sleepNs, after);
   }
 }

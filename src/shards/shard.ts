@@ -61,7 +61,7 @@ const {
   size: CANDIDATE_SIZE,
   stamp: CANDIDATE_STAMP,
 } = CANDIDATE.at;
-const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
+const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, grantedNs: GRANT_GRANTED_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
 const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
 const {
   answered: SHARD_MODEL_ANSWERED,
@@ -87,7 +87,7 @@ const WINDOW_RANK = 2;
 const WINDOW_INVALID_AFTER = 3;
 const WINDOW_LEAD = 4;
 
-/** A batch that starts within this time is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
+/** A batch that starts within this time (and twice the error of timers) is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
 const NEAR_NS = 200e3;
 
 const MODEL_WORDS = SHARD_MODEL.words;
@@ -231,7 +231,7 @@ export class ShardRole implements Role {
     work += this.#drainCancels();
     work += this.#drainBatchDone();
     work += this.#fireTimers(now);
-    work += this.#answerGrants(now);
+    work += this.#answerGrants();
     if (work > 0) {
       this.#updateTouched(now);
       this.#ledger.commit();
@@ -398,14 +398,14 @@ export class ShardRole implements Role {
 
   // ---------------------------------------------------------------- grants
 
-  #answerGrants(now: number): number {
+  #answerGrants(): number {
     const lane = this.#grants;
     const count = lane.available(lane.capacity);
     if (count === 0) return 0;
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
       this.#answer(
-        now,
+        lane.f64[(at >> 1) + GRANT_GRANTED_NS]!,
         lane.i32[at + GRANT_MODEL]!,
         lane.i32[at + GRANT_NUMBER]!,
         lane.i32[at + GRANT_GPU]!,
@@ -419,6 +419,7 @@ export class ShardRole implements Role {
     return count;
   }
 
+  /** `now` is when the grant was made. */
   #answer(now: number, model: number, number: number, gpu: number, early: boolean, gpuFreeNs: number): void {
     this.#decide(now, model, gpuFreeNs);
     const window = this.#window;
@@ -502,10 +503,13 @@ export class ShardRole implements Role {
     if (this.#publishedStamp[model] !== this.#i32[row + SHARD_MODEL_ANSWERED]) return false;
     const f64 = this.#f64;
     const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
-    const lead = f64[this.#marginsAt + CONTROL_AT]! + transfer * size;
-    const exec = queue.oldest[SUFFIX]! - f64[this.#marginsAt + JITTER_AT]! - this.#latencies[model]![size + 1]! - transfer;
-    const lookAgain = exec - lead - NEAR_NS;
-    if (!(lookAgain > now) || exec > this.#publishedExecNs[model]!) return false;
+    const control = f64[this.#marginsAt + CONTROL_AT]!;
+    const lead = control + transfer * size;
+    const jitter = f64[this.#marginsAt + JITTER_AT]!;
+    const exec = queue.oldest[SUFFIX]! - jitter - this.#latencies[model]![size + 1]! - transfer;
+    const lookAgain = exec - lead - NEAR_NS - 2 * jitter;
+    const publishedDue = this.#publishedExecNs[model]! - control - transfer * this.#publishedSize[model]!;
+    if (!(lookAgain > now) || exec - lead > publishedDue) return false;
     f64[(row >> 1) + SHARD_MODEL_QUEUED] = size;
     // Each arrival moves the start a little earlier: a timer half-way there is set a few times per batch, not each time.
     if (this.#timers.get(model) > lookAgain) this.#timers.set(model, Math.floor(now + (lookAgain - now) / 2) + 1);

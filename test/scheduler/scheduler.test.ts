@@ -36,7 +36,7 @@ const MODEL: ModelOptions = { name: 'm', slo: '5s', profile: { alpha: 0.1, beta:
 /** One request at a time, each said to take so long that a second one stays in its queue while the first runs. */
 const ONE_BY_ONE: ModelOptions = { ...MODEL, slo: '20s', profile: ['2s'] };
 /** A lone request waits for others until its deadline is near; the steep profile leaves a window wider than a stall. */
-const WAITS_FOR_MORE: Partial<ModelOptions> = { profile: { alpha: 200, beta: 1, maxBatch: 8 }, condition: 'frontrun' };
+const WAITS_FOR_MORE: Partial<ModelOptions> = { profile: { alpha: 100, beta: 1, maxBatch: 8 }, condition: 'frontrun' };
 
 type Execute = (batch: Batch<number>) => Promise<readonly unknown[]> | readonly unknown[];
 
@@ -90,7 +90,7 @@ function isError<E extends RubatoError>(kind: new (...args: never[]) => E, code:
   };
 }
 
-describe('a callback device', () => {
+describe('a callback device', { concurrency: 3 }, () => {
   test('gives each request its own output, in the order of the inputs', async () => {
     await using scheduler = await start((batch) => batch.inputs.map((input) => 2 * input));
     assert.equal(await scheduler.submit('m', 21), 42);
@@ -306,7 +306,7 @@ describe('a result that comes late', { concurrency: true }, () => {
   });
 });
 
-describe('a batch that fails', () => {
+describe('a batch that fails', { concurrency: 3 }, () => {
   test('by a rejection takes only its own requests with it', async () => {
     const reason = new Error('out of paper');
     const gate = new Gate();
@@ -357,7 +357,6 @@ describe('a batch that fails', () => {
   test('by rejecting with what is no error is the same, whatever it is', async () => {
     const reasons = [undefined, null, 'a word', 7, Symbol('s'), Object.create(null) as object, { toString: () => assert.fail('was asked for text') }];
     const next = reasons.values();
-    // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
     await using scheduler = await start(() => Promise.reject(next.next().value));
     for (const reason of reasons) {
       await assert.rejects(scheduler.submit('m', 1), isError(DeviceError, 'ERR_RUBATO_DEVICE', (error) => assert.equal(error.cause, reason)));
@@ -385,7 +384,7 @@ describe('a batch that fails', () => {
   }
 });
 
-describe('an abort', () => {
+describe('an abort', { concurrency: 3 }, () => {
   test('before the call rejects with its reason and submits nothing', async () => {
     await using scheduler = await start((batch) => batch.inputs);
     const reason = new Error('no longer wanted');
@@ -551,7 +550,7 @@ describe('an abort', () => {
   });
 });
 
-describe('too many requests', () => {
+describe('too many requests', { concurrency: 3 }, () => {
   test('in flight: the next one is refused at once and told when to try again', async () => {
     const gate = new Gate();
     await using scheduler = await start(gate.execute, ONE_BY_ONE, { maxInFlight: 32 });
@@ -679,7 +678,7 @@ describe('close', () => {
   });
 });
 
-describe('a raw client', () => {
+describe('a raw client', { concurrency: 3 }, () => {
   const startRaw = (model: Partial<ModelOptions> = {}, more: object = {}): Promise<Scheduler> =>
     createScheduler({ models: [{ ...MODEL, ...model }, { ...MODEL, name: 'n' }], devices: [{ kind: 'emulated', count: 2 }], ...more });
 
@@ -745,13 +744,13 @@ describe('a raw client', () => {
   test('cancels what is queued', async () => {
     await using scheduler = await startRaw(WAITS_FOR_MORE);
     const client = scheduler.client();
-    const slots = [1, 2, 3].map(() => client.submit(0, client.nowNs(), 1e9));
+    const slots = [1, 2, 3].map(() => client.submit(0, client.nowNs(), 0.6e9));
     client.commit();
     client.cancel(slots[1]!);
     const ended = await drainAll(client);
     assert.deepEqual(slots.map((slot) => outcomeOf(ended.get(slot)!)), [OUTCOME.completed, OUTCOME.cancelled, OUTCOME.completed]);
     client.cancel(slots[1]!); // has ended: no effect
-    const again = client.submit(0, client.nowNs(), 1e9);
+    const again = client.submit(0, client.nowNs(), 0.6e9);
     client.commit();
     assert.equal(outcomeOf((await drainAll(client)).get(again)!), OUTCOME.completed);
   });

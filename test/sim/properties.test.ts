@@ -99,6 +99,15 @@ describe('the decisions are the same', () => {
 });
 
 describe('once found, never again', () => {
+  it('a batch that has become smaller is not granted at the time of the larger one', () => {
+    // Start and deadline of the batch stay when one of two is cancelled, but it needs less time before: 1 ms for 2.
+    const model = { alphaNs: 0, betaNs: 1e6, maxBatch: 4, drop: 'window', condition: 'frontrun', maxQueue: 9, sloNs: 6e6 } as const;
+    const events: ScenarioEvent[] = [{ at: 0, kind: 'submit', model: 0, sloNs: 0, count: 2 }, { at: 1e6, kind: 'cancel', request: 1 }];
+    const run = sound({ models: [model], gpus: 1, shards: 1, margins: { ...NO_MARGINS, transferNs: 1e6 }, slotShift: 5, slowdown: 1, jitter: 0, failureRate: 0, events });
+    assert.deepEqual(run.decisions, [{ at: 3e6, text: '0 0 1 0' }]);
+    assert.equal(run.host.stats.model(0).refusedGrants, 0);
+  });
+
   it('a late candidate whose oldest request is cancelled is ranked by the next one', () => {
     const order = sound(cancelOfALateCandidate()).decisions.map(({ text }) => Number(text.split(' ')[0]));
     assert.deepEqual(order, [2, 1, 0, 1]);
