@@ -93,10 +93,7 @@ class RateSearch {
       if (await this.#sustains(middle)) low = middle;
       else high = middle;
     }
-    if (low === 0 && !this.#run.interrupted) {
-      throw new RubatoError('ERR_RUBATO_NOTHING_SUSTAINED', `no rate down to ${si(high)} requests/s had at most 1 % bad, though the GPUs can run ${si(this.#capacity)}; give it a longer --slo or a faster --profile`);
-    }
-    return this.#confirm(low > 0 ? low : high);
+    return low > 0 ? this.#confirm(low, MOST_CONFIRMATIONS) : this.#confirm(high, 1);
   }
 
   /**
@@ -121,11 +118,11 @@ class RateSearch {
   }
 
   /** A short run may have been lucky: what counts is one of full length. Each try that fails lowers the rate by a step. */
-  async #confirm(found: number): Promise<{ rate: number; totals: PhaseTotals }> {
+  async #confirm(found: number, mostAttempts: number): Promise<{ rate: number; totals: PhaseTotals }> {
     let rate = found;
     for (let attempt = 1; ; attempt++) {
       const totals = await this.#offer(rate, this.#options.seconds, 'confirming');
-      if (badRate(totals) <= SUSTAINED_BAD_RATE || attempt === MOST_CONFIRMATIONS || this.#run.interrupted) return { rate, totals };
+      if (badRate(totals) <= SUSTAINED_BAD_RATE || attempt === mostAttempts || this.#run.interrupted) return { rate, totals };
       rate *= 1 - RESOLUTION;
     }
   }

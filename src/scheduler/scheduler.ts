@@ -292,7 +292,7 @@ export class Scheduler<I = unknown, O = unknown> {
   }
 
   #becameIdle(): void {
-    this.#holdAlive(false);
+    if (this.#closed === null) this.#holdAlive(false);
     const waiters = this.#drainWaiters;
     this.#drainWaiters = [];
     for (const waiter of waiters) waiter();
@@ -348,6 +348,7 @@ export class Scheduler<I = unknown, O = unknown> {
   }
 
   async #close(): Promise<void> {
+    this.#holdAlive(true);
     for (const port of this.#rawPorts) port.commit(); // what nobody committed could not end
     this.#engine.startClosing();
     const untilMs = performance.now() + CLOSE_TIMEOUT_MS;

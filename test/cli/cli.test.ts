@@ -183,7 +183,7 @@ describe('a run of the command line', { concurrency: 4 }, () => {
     const { code, stdout, stderr, afterInterruptMs } = await rubato(['bench', 'load', '--workload', 'titanx4', '--seconds', '60'], { interruptAfterMs: 4000 });
     assert.equal(code, 130);
     assert.equal(stderr, '');
-    assert.match(stdout, /^Goodput .* offered in \d/m);
+    assert.match(stdout, /^(Goodput .* offered in \d|No request was offered)/m); // none, where the warm-up was still going on
     assert.ok(afterInterruptMs < 2000, `${afterInterruptMs} ms`);
   });
 });

@@ -88,6 +88,14 @@ describe('a program', { concurrency: 3 }, () => {
       await kept.submit('m', 1).catch((error) => console.log(error.code));`, '8\nERR_RUBATO_CLOSED\n');
   });
 
+  test('that awaits the close of an idle scheduler goes on after it', async () => {
+    await ends(`const scheduler = await ${CREATE};
+      await scheduler.submit('m', 1);
+      await scheduler.close();
+      await scheduler.close();
+      console.log('closed');`, 'closed\n');
+  });
+
   test('that closes while requests are queued ends', async () => {
     await ends(`const scheduler = await ${EMULATED};
       const many = scheduler.submitMany('m', Array.from({ length: 50 }, (_, i) => i));
