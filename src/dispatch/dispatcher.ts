@@ -108,6 +108,9 @@ export class DispatcherRole implements Role {
   readonly #rankNs: Float64Array;
   readonly #invalidAfterNs: Float64Array;
   readonly #leadNs: Float64Array;
+  /** Due candidates for which no GPU would be free in time. */
+  readonly #isAside: Uint8Array;
+  #asideCount = 0;
   /** Whether the candidate was to wait when it came. */
   readonly #isDeferred: Uint8Array;
   /** When each candidate becomes due. */
@@ -126,7 +129,7 @@ export class DispatcherRole implements Role {
     this.#models = models;
     const most = mostMarginNs(config);
     this.#controlMeter = config.margins.measureControl ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_CONTROL, LEAST_MARGIN_NS, most) : null;
-    this.#jitterMeter = config.margins.measureJitter ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_JITTER, LEAST_MARGIN_NS, most / 2) : null;
+    this.#jitterMeter = config.margins.measureJitter ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_JITTER, LEAST_MARGIN_NS, most) : null;
     this.#shards = config.shards;
     this.#rowsAt = memory.dispatchModels >> 2;
     this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
@@ -149,6 +152,7 @@ export class DispatcherRole implements Role {
     this.#invalidAfterNs = new Float64Array(models);
     this.#leadNs = new Float64Array(models);
     this.#isDeferred = new Uint8Array(models);
+    this.#isAside = new Uint8Array(models);
     this.#due = new TimeTree(models);
     this.#waiting = new TimeTree(models);
     this.#waitingLead = new TimeTree(models);
@@ -158,8 +162,9 @@ export class DispatcherRole implements Role {
     const now = this.cells[CELL_NOW]!;
     this.pool.cells[POOL_NOW] = now;
     let work = this.#takeCandidates();
-    work += this.#takeAnswers();
-    work += this.#takeDeviceDone();
+    const changed = this.#takeAnswers() + this.#takeDeviceDone();
+    if (changed > 0 && this.#asideCount > 0) this.#takeBackAside(now);
+    work += changed;
     work += this.#match(now);
     if (work > 0) this.#commit();
     this.cells[CELL_WORK] = work;
@@ -171,12 +176,14 @@ export class DispatcherRole implements Role {
   #takeCandidates(): number {
     const count = this.#dirty.collect(this.#fresh);
     const mailboxes = this.#mailboxes;
+    const now = this.cells[CELL_NOW]!;
     for (let k = 0; k < count; k++) {
       const model = this.#fresh[k]!;
       const at = mailboxes.take(model);
       if (at < 0) continue;
       // Any other stamp speaks of a state before an answer that is still under way; the shard publishes again after it.
       if (mailboxes.i32[at + CANDIDATE_STAMP] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL_ISSUED]) continue;
+      this.#measureLateness(model, now);
       this.#forget(model);
       if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) continue;
       const double = at >> 1;
@@ -187,13 +194,24 @@ export class DispatcherRole implements Role {
       this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE_INVALID_AFTER_NS]!;
       this.#leadNs[model] = lead;
       this.#due.set(model, exec - lead);
-      this.#isDeferred[model] = exec - lead > this.cells[CELL_NOW]! ? 1 : 0;
+      this.#isDeferred[model] = exec - lead > now ? 1 : 0;
     }
     return count;
   }
 
+  /**
+   * Measures j: how late a due candidate is noticed, whether this thread slept or was busy. One that came when it was due
+   * says nothing; one that was replaced because it was noticed too late says most.
+   */
+  #measureLateness(model: number, now: number): void {
+    if (this.#jitterMeter === null || this.#isDeferred[model] === 0) return;
+    const lateNs = now - this.#due.get(model);
+    if (lateNs >= 0) this.#jitterMeter.add(lateNs, now);
+  }
+
   /** The model has no candidate any more. */
   #forget(model: number): void {
+    this.#leaveAside(model);
     this.#execNs[model] = Infinity;
     this.#due.set(model, Infinity);
     this.#waiting.set(model, Infinity);
@@ -303,17 +321,11 @@ export class DispatcherRole implements Role {
     let moved = 0;
     while (due.nodes[1]! <= now) {
       const model = due.first();
-      // How late its timer is noticed, whether this thread slept or was busy. A candidate that came when it was due says nothing.
-      if (this.#jitterMeter !== null && this.#isDeferred[model] === 1) this.#jitterMeter.add(now - due.get(model), now);
+      this.#measureLateness(model, now);
       due.set(model, Infinity);
       moved++;
-      // Too late for this candidate: the shard's own timer makes the next one.
-      if (now + this.#leadNs[model]! > this.#invalidAfterNs[model]!) {
-        this.#forget(model);
-        continue;
-      }
-      this.#waiting.set(model, this.#rankNs[model]!);
-      this.#waitingLead.set(model, -this.#leadNs[model]!);
+      this.#leaveAside(model);
+      this.#wait(model, now);
     }
     return moved;
   }
@@ -345,7 +357,7 @@ export class DispatcherRole implements Role {
     return granted;
   }
 
-  /** No GPU will be free in time for this candidate. One may be yet (an early end, a refusal): it asks again at the last moment. */
+  /** No GPU will be free in time for this candidate, so the next one gets its turn. When one turns out to be, or at the last moment, it asks again. */
   #setAside(model: number, now: number): void {
     const lastChance = this.#invalidAfterNs[model]! - this.#leadNs[model]!;
     if (lastChance <= now) {
@@ -355,6 +367,34 @@ export class DispatcherRole implements Role {
     this.#waiting.set(model, Infinity);
     this.#waitingLead.set(model, Infinity);
     this.#due.set(model, lastChance);
+    this.#isAside[model] = 1;
+    this.#asideCount++;
+  }
+
+  #leaveAside(model: number): void {
+    if (this.#isAside[model] === 0) return;
+    this.#isAside[model] = 0;
+    this.#asideCount--;
+  }
+
+  /** A GPU may be free sooner than was thought: whoever was set aside waits again. Rare, so a plain scan. */
+  #takeBackAside(now: number): void {
+    for (let model = 0; model < this.#models && this.#asideCount > 0; model++) {
+      if (this.#isAside[model] === 0) continue;
+      this.#leaveAside(model);
+      this.#due.set(model, Infinity);
+      this.#wait(model, now);
+    }
+  }
+
+  /** A due candidate waits for a GPU, unless it is too late for it: then the shard's own timer makes the next one. */
+  #wait(model: number, now: number): void {
+    if (now + this.#leadNs[model]! > this.#invalidAfterNs[model]!) {
+      this.#forget(model);
+      return;
+    }
+    this.#waiting.set(model, this.#rankNs[model]!);
+    this.#waitingLead.set(model, -this.#leadNs[model]!);
   }
 
   #grant(model: number, gpu: number): void {

@@ -1,6 +1,6 @@
 /**
  * Follows the p99 of a delay (the margins c, r and j of ALGORITHM.md 1.1). Samples are counted in a private histogram;
- * every 100 ms, if there were at least 20, its p99 becomes the estimate, which falls by at most 30 % at a time, so
+ * every 100 ms, if there were at least 20, its p99 becomes the estimate, which falls by at most 10 % at a time, so
  * that a quiet moment does not forget a busy one. Until then the estimate is what it was given: be generous there,
  * since a cold start is slow. The estimate lies in a cell of the caller's choice, which may be a shared word.
  */
@@ -8,7 +8,7 @@ import { BUCKETS, bucketHighNs, bucketOf } from '../ringbuf/log-linear.js';
 
 const PERIOD_NS = 100e6;
 const LEAST_SAMPLES = 20;
-const SLOWEST_FALL = 0.7;
+const SLOWEST_FALL = 0.9;
 
 export class DelayMeter {
   readonly #counts = new Int32Array(BUCKETS);

@@ -261,7 +261,7 @@ function resolveModels(given: readonly z.output<typeof modelSchema>[], maxInFlig
 /** What a margin starts from until it has been measured, and at most a tenth of the shortest SLO. Generous: the first batches run cold. */
 const FIRST_CONTROL_NS = 2e6;
 const FIRST_RESPONSE_NS = 2e6;
-const FIRST_JITTER_NS = 1e6;
+const FIRST_JITTER_NS = 2e6;
 
 function resolveMargins(given: { [K in keyof MarginOptions]?: Duration | undefined }, mostNs: number): Margins {
   const fixed = (value: Duration | undefined, path: string, otherwise: number): number => (value === undefined ? Math.min(otherwise, mostNs) : parseDurationNs(value, path));

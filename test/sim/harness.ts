@@ -118,11 +118,6 @@ interface Request {
 interface Candidate {
   readonly rankNs: number;
   readonly window: Window;
-  /**
-   * While a grant was not answered, no other GPU would be free in time: the dispatcher has set the candidate aside and
-   * asks again at its last moment, even if the answer makes a GPU free earlier.
-   */
-  setAside: boolean;
 }
 
 interface Batch {
@@ -402,16 +397,6 @@ export class Run implements Observer {
     this.#candidates[model] = null;
     this.#grants[model] = { gpu, freeAtNs };
     this.#grantOfGpu[gpu] = model;
-    this.#noteSetAside(nowNs);
-  }
-
-  /** Candidates that cannot start on any GPU but those whose grants are under way. */
-  #noteSetAside(nowNs: number): void {
-    const firstFreeNs = this.#firstFreeNs(nowNs);
-    for (const candidate of this.#candidates) {
-      if (candidate === null || !isDue(candidate, nowNs)) continue;
-      if (Math.max(nowNs + candidate.window.leadNs, firstFreeNs) > candidate.window.invalidAfterNs) candidate.setAside = true;
-    }
   }
 
   #firstFreeNs(nowNs: number): number {
@@ -424,7 +409,7 @@ export class Run implements Observer {
     const own = this.#candidates[model];
     this.#check(!own || isDue(own, nowNs), 'matching', () => `model ${model} was granted a GPU before its candidate was due`);
     this.#candidates.forEach((other, number) => {
-      if (!own || other === null || number === model || other.setAside || !isDue(other, nowNs)) return;
+      if (!own || other === null || number === model || !isDue(other, nowNs)) return;
       if (Math.max(nowNs + other.window.leadNs, firstFreeNs) > other.window.invalidAfterNs) return;
       const first = own.rankNs < other.rankNs || (own.rankNs === other.rankNs && model < number);
       this.#check(first, 'matching', () => `model ${model} of rank ${own.rankNs} was granted a GPU before model ${number} of rank ${other.rankNs}`);
@@ -524,7 +509,7 @@ export class Run implements Observer {
     // Granted meanwhile: this candidate bears the stamp of before, and must not be used.
     const stale = this.#grants[model] !== null;
     const latest = decision.deadline - this.#margins.jitterNs - this.#models[model]!.latencyNs[size]!;
-    this.#candidates[model] = stale ? null : { rankNs: decision.overdue ? decision.deadline : latest, window, setAside: false };
+    this.#candidates[model] = stale ? null : { rankNs: decision.overdue ? decision.deadline : latest, window };
     const timer = Math.floor(window.invalidAfterNs - window.leadNs) + 1;
     this.#check(execNs === window.readyNs, 'policy', () => `model ${model} published a start at ${execNs}, expected ${window.readyNs}`);
     // Sooner is allowed: a batch that still gathers is looked at again on the way.
@@ -662,7 +647,7 @@ export class Run implements Observer {
   /** A candidate that is due does not wait beside a GPU that will be free when it could start. */
   #checkNotLeft(model: number, nowNs: number): void {
     const candidate = this.#candidates[model]!;
-    if (candidate === null || candidate.setAside || !isDue(candidate, nowNs)) return;
+    if (candidate === null || !isDue(candidate, nowNs)) return;
     const start = nowNs + candidate.window.leadNs;
     if (start > candidate.window.invalidAfterNs) return;
     this.#batchesOfGpu.forEach((_, gpu) => {
