@@ -112,6 +112,16 @@ describe('once found, never again', () => {
     const order = sound(cancelOfALateCandidate()).decisions.map(({ text }) => Number(text.split(' ')[0]));
     assert.deepEqual(order, [2, 1, 0, 1]);
   });
+
+  it('a candidate for which no GPU seemed free in time gets the one that an answer frees', () => {
+    // At 17 GPU 0 turns out to be free again: model 3, whose latest start is the smallest, takes it before model 5.
+    const lengths = [1, 40, 2, 10, 20, 30];
+    const models = lengths.map((betaNs, model) => ({ alphaNs: 0, betaNs, maxBatch: model === 4 ? 4 : 1, drop: 'window', condition: 'immediate', maxQueue: 9, sloNs: 1000 }) as const);
+    const submit = (at: number, model: number, sloNs: number, count = 1): ScenarioEvent => ({ at, kind: 'submit', model, sloNs, count });
+    const events = [submit(0, 0, 12), submit(0, 1, 1000), submit(15, 2, 13), submit(15, 3, 25), submit(15, 4, 200, 4), submit(16, 5, 200)];
+    const run = sound({ models, gpus: 2, shards: 1, margins: { ...NO_MARGINS, transferNs: 10 }, slotShift: 5, slowdown: 1, jitter: 0, failureRate: 0, events });
+    assert.equal(run.host.stats.model(3).completed, 1);
+  });
 });
 
 /** Three models of different weight for two seconds, their rates halved and doubled every 300 ms. */
