@@ -10,6 +10,7 @@ import type { ArrivalPattern } from '../sim/arrivals.js';
 import { readTrace } from '../sim/trace.js';
 import { staggeredOptimum, type Workload } from '../sim/workload.js';
 import { si } from '../report/table.js';
+import { SHED_SHARE } from '../scheduler/options.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
 import { LiveRun, type PhaseTotals } from './live-run.js';
 import type { SourceSpec } from './sources.js';
@@ -105,6 +106,7 @@ function loadConfig({ workload, gpus, dropPolicy, condition }: LoadOptions, rate
     shards: 1,
     maxClients: 1,
     slotShift,
+    shedShare: SHED_SHARE,
     margins: { controlNs: 1e6, transferNs: 0, responseNs: 1e6, jitterNs: 5e5, measureControl: true, measureResponse: true, measureJitter: true },
     origin: clockOrigin(),
   };

@@ -9,6 +9,7 @@ import { CONDITIONS, DROP_POLICIES, HOST_EMULATED, type SchedulerConfig } from '
 import { Progress } from '../report/progress.js';
 import { buildRunReport, type RunReport } from '../report/run-report.js';
 import { si } from '../report/table.js';
+import { SHED_SHARE } from '../scheduler/options.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
 import { gpuCapacityPerSecond, LiveRun, type PhaseTotals } from './live-run.js';
 
@@ -172,6 +173,7 @@ function throughputConfig({ models, gpus, profile, sloNs, clients, shards }: Thr
     shards,
     maxClients: clients,
     slotShift,
+    shedShare: SHED_SHARE,
     margins: { controlNs: 1e5, transferNs: 0, responseNs: 2e5, jitterNs: 5e4, measureControl: true, measureResponse: true, measureJitter: true },
     origin: clockOrigin(),
   };

@@ -70,6 +70,12 @@ export interface SchedulerConfig {
   /** log2 of the request slots per client: requests in flight at once. */
   readonly slotShift: number;
   readonly margins: Margins;
+  /**
+   * When a shard is so far behind its lanes that requests come out of them with less than this share of their time left,
+   * they end as `queue-full` until it is level again.
+   * 0 = never (virtual time, where nobody is ever behind).
+   */
+  readonly shedShare: number;
   readonly origin: ClockOrigin;
 }
 

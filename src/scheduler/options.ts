@@ -172,6 +172,7 @@ export function resolveOptions(options: unknown): ResolvedOptions {
       shards: 1,
       maxClients: 1 + (given.maxClients ?? 3),
       slotShift,
+      shedShare: SHED_SHARE,
       margins: resolveMargins(given.margins ?? {}, Math.min(...models.map((model) => model.sloNs)) / 10),
       origin: clockOrigin(),
     },
@@ -257,6 +258,9 @@ function resolveModels(given: readonly z.output<typeof modelSchema>[], maxInFlig
   });
   return { models, profiles };
 }
+
+/** See `SchedulerConfig.shedShare`. */
+export const SHED_SHARE = 0.5;
 
 /** What a margin starts from until it has been measured, and at most a tenth of the shortest SLO. Generous: the first batches run cold. */
 const FIRST_CONTROL_NS = 2e6;

@@ -77,7 +77,10 @@ const {
   outcomeGeneration: SLOT_OUTCOME_GENERATION,
 } = SLOT.at;
 
-/** Requests taken from one lane per poll. Bounds a poll to about 100 µs. */
+/** A request with this share of its time left is fresh. */
+const FRESH_SHARE = 0.875;
+
+/** Requests taken from one lane per poll. Bounds it to about 100 µs, since grants must not wait longer for their answers. */
 const REQUESTS_PER_POLL = 2048;
 
 /** What `#window` computes for the batch at hand. */
@@ -154,6 +157,7 @@ export class ShardRole implements Role {
   readonly #freeRows: Int32Array;
   #freeRowCount = 0;
   #closing = false;
+  #shedding = false;
 
   constructor(memory: SharedMemory, shard: number, observer: Observer | null = null) {
     this.#observer = observer;
@@ -255,14 +259,36 @@ export class ShardRole implements Role {
       const count = lane.available(REQUESTS_PER_POLL);
       if (count === 0) continue;
       if (this.#closing) this.#refuseAll(lane, count);
-      else this.#admit(lane, count);
+      else this.#admit(lane, count, this.#shedShare(lane, count));
       lane.release(count);
       work += count;
     }
     return work;
   }
 
-  #admit(lane: RingReader, count: number): void {
+  /**
+   * The share of its time that a request must have left to be admitted, 0 = any. A full bulk means that the lane fills
+   * faster than it is emptied. Once the oldest in it has less than `shedShare` left, all that are not fresh are shed
+   * until the shard is level: to shed just those would keep it behind by as much.
+   */
+  #shedShare(lane: RingReader, count: number): number {
+    const { shedShare } = this.#config;
+    if (shedShare === 0 || count < REQUESTS_PER_POLL) {
+      this.#shedding = false;
+      return 0;
+    }
+    const slot = lane.i32[lane.word(0) + REQUEST_SLOT]!;
+    const left = this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]! - this.cells[CELL_NOW]!;
+    if (left < shedShare * this.#f32[this.#slotWord + slot * SLOT_WORDS + SLOT_BUDGET_NS]!) this.#shedding = true;
+    return this.#shedding ? FRESH_SHARE : 0;
+  }
+
+  /**
+   * Queues the next `count` requests of a lane. `shedShare` > 0 says that the shard is behind: then requests that have less
+   * than this share of their time left are turned away at once. Admitted, they could only run in tiny batches, whose
+   * cost per request would keep the shard behind for ever; turned away, it is soon level and batches are large again.
+   */
+  #admit(lane: RingReader, count: number, shedShare: number): void {
     const i32 = this.#i32;
     const f32 = this.#f32;
     const f64 = this.#f64;
@@ -270,6 +296,7 @@ export class ShardRole implements Role {
     const admitted = this.#admitted;
     const queues = this.#queues;
     const isTouched = this.#isTouched;
+    const nextTickNs = this.#meter.nextTickNs;
     const arrivals = this.#meter.arrivals;
     const maxQueue = this.#maxQueue;
     const aloneNs = this.#aloneNs;
@@ -285,7 +312,8 @@ export class ShardRole implements Role {
       if (laneWords[at + REQUEST_GENERATION] !== i32[word + SLOT_GENERATION]) throw new Error(`request for slot ${slot}: its generation is not the slot's`);
       const model = i32[word + SLOT_MODEL]!;
       const deadline = f64[slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!;
-      if (isTouched[model] === 0) this.#firstOfPoll(model);
+      // The rate meter must be up to date before the request is counted.
+      if (now >= nextTickNs[model]! || nextTickNs[model] === Infinity) this.#meterIsDue(model, now);
       arrivals[model]!++;
       const queue = queues[model]!;
       admitted[slot] = i32[word + SLOT_GENERATION]!;
@@ -294,20 +322,18 @@ export class ShardRole implements Role {
       } else if (deadline < soonestStartNs + aloneNs[model]! && this.#dropPolicy[model] !== DROP_NEVER) {
         // Not even alone and at once: what the policy would find out with more work, which is worst when there is least time.
         this.#endHopeless(slot, model, f32[word + SLOT_BUDGET_NS]! < soonestStartNs - now + aloneNs[model]!);
-      } else if (queue.prefixCount + queue.suffixCount >= maxQueue[model]!) {
+      } else if (queue.prefixCount + queue.suffixCount >= maxQueue[model]! || (shedShare > 0 && deadline - now < shedShare * f32[word + SLOT_BUDGET_NS]!)) {
         this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
       } else {
         queue.push(slot, deadline);
+        if (isTouched[model] === 0) this.#touch(model);
       }
     }
   }
 
-  /** The first arrival of a model in this poll: its rate meter must be up to date before it is counted. */
-  #firstOfPoll(model: number): void {
-    const now = this.cells[CELL_NOW]!;
+  #meterIsDue(model: number, now: number): void {
     if (this.#meter.nextTickNs[model] === Infinity) this.#meter.start(model, now);
-    else if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
-    this.#touch(model);
+    else this.#tick(model, now);
   }
 
   /** Ends a request that cannot be met: its time was too short from the start, or it came too late. */

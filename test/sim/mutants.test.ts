@@ -81,11 +81,6 @@ const MUTANTS: readonly Mutant[] = [
     caughtBy: 'invalidAfter',
   },
   {
-    name: 'closes the batch as if its GPU were free at once',
-    file: 'shards/batch-policy', find: '(start > gpuFree ? start : gpuFree)', replace: 'start',
-    caughtBy: 'invalidAfter',
-  },
-  {
     name: 'leaves a granted GPU free for the next grant',
     file: 'dispatch/gpu-pool', find: ' = number;\n        this.freeAt.set(gpu, Infinity);', replace: ' = number;',
     caughtBy: 'one batch per GPU',

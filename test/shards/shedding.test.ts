@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { LatencyProfile } from '#rubato/model/latency-profile.js';
+import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
+
+const MS = 1e6;
+/** What a shard takes from a lane at a time: more than this at one instant is a backlog. */
+const BULK = 2048;
+
+/** Submits `count` requests with an SLO of 100 ms that were due `ageMs` ago, all at one instant, and runs out. */
+function burst(count: number, ageMs: number, shedShare: number): { queueFull: number; completed: number; accepted: number } {
+  const profile = LatencyProfile.linear({ alphaNs: 100, betaNs: 1000, maxBatch: 64 }, 'profile');
+  const host = new VirtualHost(virtualConfig({
+    models: [{ name: 'm', sloNs: 100 * MS, profile: 0, maxBatch: 64, dropPolicy: 0, condition: 0, maxQueue: 2 ** 16 }],
+    profiles: [profile.ns],
+    gpus: [{ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 }],
+    shedShare,
+  }));
+  host.advanceTo(200 * MS);
+  for (let i = 0; i < count; i++) host.client.submit(0, host.nowNs - ageMs * MS, 0);
+  host.client.commit();
+  host.settle();
+  host.runOut();
+  return host.stats.model(0);
+}
+
+describe('a shard that is behind its lane', () => {
+  it('sheds what is no longer fresh until it is level, once the oldest has less than the share of its time left', () => {
+    const { queueFull, completed, accepted } = burst(2 * BULK + 100, 60, 0.5);
+    assert.equal(queueFull, 2 * BULK);
+    assert.equal(completed, 100);
+    assert.equal(accepted, queueFull + completed);
+  });
+
+  it('sheds nothing while the oldest has more time left than that', () => {
+    assert.equal(burst(2 * BULK + 100, 40, 0.5).queueFull, 0);
+  });
+
+  it('sheds nothing where shedding is off, as in virtual time', () => {
+    assert.equal(burst(2 * BULK + 100, 60, 0).queueFull, 0);
+  });
+});
+
+describe('a shard that is level', () => {
+  it('sheds nothing, however old the requests are', () => {
+    assert.equal(burst(BULK - 1, 90, 0.5).queueFull, 0);
+  });
+});
