@@ -47,7 +47,10 @@ const GPU_LIMITED_SHARE = 0.85;
 const LEAST_SHARE = 0.01;
 const PROBE_SECONDS = 0.7;
 const WARM_UP_SECONDS = 0.3;
-const MOST_CONFIRMATIONS = 6;
+const MOST_CONFIRMATIONS = 8;
+/** A confirmation that fails lowers the rate by the resolution at first, then by more: the machine is busier than the search saw. */
+const SMALL_STEPS = 3;
+const LARGE_STEP = 0.1;
 
 export async function benchThroughput(options: ThroughputOptions, onInterrupt: (stop: () => void) => void): Promise<ThroughputReport> {
   const config = throughputConfig(options);
@@ -124,13 +127,13 @@ class RateSearch {
     for (let attempt = 1; ; attempt++) {
       const totals = await this.#offer(rate, this.#options.seconds, 'confirming');
       if (badRate(totals) <= SUSTAINED_BAD_RATE || attempt === mostAttempts || this.#run.interrupted) return { rate, totals };
-      rate *= 1 - RESOLUTION;
+      rate *= attempt < SMALL_STEPS ? 1 - RESOLUTION : 1 - LARGE_STEP;
     }
   }
 
-  /** Two tries, because the machine may have stalled in one. */
+  /** Three tries, because the machine may have stalled in one. */
   async #sustains(rate: number): Promise<boolean> {
-    for (let attempt = 0; attempt < 2 && !this.#run.interrupted; attempt++) {
+    for (let attempt = 0; attempt < 3 && !this.#run.interrupted; attempt++) {
       if (badRate(await this.#offer(rate, PROBE_SECONDS, 'trying')) <= SUSTAINED_BAD_RATE) return true;
     }
     return false;
