@@ -174,7 +174,7 @@ async function runStart(flags: StartFlags): Promise<void> {
   const speed = await throughput({ models: 64, gpus: 64, profile: '0.5us,86us', maxBatch: 128, slo: '20ms', seconds: Math.min(3, flags.seconds), clients: 1, shards: 1, waiting: 'balanced' });
   if (!quiet) {
     printThroughput(speed);
-    print('\nWhat to try next:\n  bin/rubato bench load --workload mix3-b      three models, bursty arrivals\n  bin/rubato bench throughput --models 1024 --gpus 4096 --profile 5us,860us\n  bin/rubato doctor                            what this machine offers\n  README.md                                    fifteen lines to put it into your service\n');
+    print('\nWhat to try next:\n  bin/rubato bench load --workload mix3-b      three models, bursty arrivals\n  bin/rubato bench throughput --models 1 --gpus 8 --profile 0.05us,40us --max-batch 512\n  bin/rubato doctor                            what this machine offers\n  README.md                                    fifteen lines to put it into your service\n');
   }
   writeJson(flags, { load: report, throughput: speed });
 }
