@@ -40,7 +40,7 @@ const MOST_RATE_PER_SECOND = 25e6;
 const FIRST_RATE_PER_SECOND = 0.5e6;
 const RESOLUTION = 0.03;
 const STEP = 1.5;
-const MISSES_TO_STOP = 3;
+const MISSES_TO_STOP = 5;
 /** Part of the GPUs' capacity above which they are the limit, not the scheduler. */
 const GPU_LIMITED_SHARE = 0.85;
 /** Below this part of what the GPUs can run the search gives up. */

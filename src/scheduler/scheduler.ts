@@ -275,7 +275,7 @@ export class Scheduler<I = unknown, O = unknown> {
         pending.reject(new ExpiredError(name, pending.sloNs, completion.endNs - completion.arrivalNs));
         return;
       case OUTCOME.queueFull:
-        pending.reject(new OverloadedError(name, 'its queue is full (maxQueue)', this.#retryAfterMs(pending.model)));
+        pending.reject(new OverloadedError(name, 'its queue is full (maxQueue), or the scheduler thread is behind', this.#retryAfterMs(pending.model)));
         return;
       case OUTCOME.infeasible:
         pending.reject(new InfeasibleError(name, pending.sloNs, this.#options.config.profiles[profile]![1]!));
