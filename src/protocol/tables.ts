@@ -69,7 +69,7 @@ export const SHARD_MODEL = defineRecord(
 export const COUNTER_OF_OUTCOME = SHARD_MODEL.at.completed - 1;
 
 /** Written by the dispatcher. */
-export const DISPATCH_MODEL = defineRecord('dispatch model row', { issued: 'i32', spare: 'i32', grants: 'f64', refusals: 'f64', waited: 'f64' }, LINE_BYTES);
+export const DISPATCH_MODEL = defineRecord('dispatch model row', { issued: 'i32', spare: 'i32', grants: 'f64', refusals: 'f64' }, LINE_BYTES);
 
 /** Written by a client, one row per model. */
 export const CLIENT_MODEL = defineRecord('client model row', { accepted: 'f64', refused: 'f64', delivered: 'f64', spare: 'f64' });

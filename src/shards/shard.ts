@@ -157,7 +157,8 @@ export class ShardRole implements Role {
   readonly #freeRows: Int32Array;
   #freeRowCount = 0;
   #closing = false;
-  #shedding = false;
+  /** By client: whether its lane is being brought level by shedding. */
+  readonly #shedding: Uint8Array;
 
   constructor(memory: SharedMemory, shard: number, observer: Observer | null = null) {
     this.#observer = observer;
@@ -180,6 +181,7 @@ export class ShardRole implements Role {
     this.#batchSlotsAt = place.batchSlots >> 2;
 
     this.#requests = memory.clients.map((client) => new RingReader(client.requests[shard]!));
+    this.#shedding = new Uint8Array(memory.clients.length);
     this.#grants = new RingReader(place.grants);
     this.#answers = new RingWriter(place.answers);
     this.#batchDone = new RingReader(place.batchDone);
@@ -259,7 +261,7 @@ export class ShardRole implements Role {
       const count = lane.available(REQUESTS_PER_POLL);
       if (count === 0) continue;
       if (this.#closing) this.#refuseAll(lane, count);
-      else this.#admit(lane, count, this.#shedShare(lane, count));
+      else this.#admit(lane, count, this.#shedShare(client, lane, count));
       lane.release(count);
       work += count;
     }
@@ -271,16 +273,16 @@ export class ShardRole implements Role {
    * faster than it is emptied. Once the oldest in it has less than `shedShare` left, all that are not fresh are shed
    * until the shard is level: to shed just those would keep it behind by as much.
    */
-  #shedShare(lane: RingReader, count: number): number {
+  #shedShare(client: number, lane: RingReader, count: number): number {
     const { shedShare } = this.#config;
     if (shedShare === 0 || count < REQUESTS_PER_POLL) {
-      this.#shedding = false;
+      this.#shedding[client] = 0;
       return 0;
     }
     const slot = lane.i32[lane.word(0) + REQUEST_SLOT]!;
     const left = this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]! - this.cells[CELL_NOW]!;
-    if (left < shedShare * this.#f32[this.#slotWord + slot * SLOT_WORDS + SLOT_BUDGET_NS]!) this.#shedding = true;
-    return this.#shedding ? FRESH_SHARE : 0;
+    if (left < shedShare * this.#f32[this.#slotWord + slot * SLOT_WORDS + SLOT_BUDGET_NS]!) this.#shedding[client] = 1;
+    return this.#shedding[client] === 1 ? FRESH_SHARE : 0;
   }
 
   /**

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { ClientPort } from '#rubato/protocol/client-port.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 
@@ -7,16 +8,23 @@ const MS = 1e6;
 /** What a shard takes from a lane at a time: more than this at one instant is a backlog. */
 const BULK = 2048;
 
-/** Submits `count` requests with an SLO of 100 ms that were due `ageMs` ago, all at one instant, and runs out. */
-function burst(count: number, ageMs: number, shedShare: number): { queueFull: number; completed: number; accepted: number } {
+/** Two clients, one model with an SLO of 100 ms, one GPU; at 200 ms. */
+function open(shedShare: number): VirtualHost {
   const profile = LatencyProfile.linear({ alphaNs: 100, betaNs: 1000, maxBatch: 64 }, 'profile');
   const host = new VirtualHost(virtualConfig({
     models: [{ name: 'm', sloNs: 100 * MS, profile: 0, maxBatch: 64, dropPolicy: 0, condition: 0, maxQueue: 2 ** 16 }],
     profiles: [profile.ns],
     gpus: [{ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 }],
     shedShare,
+    maxClients: 2,
   }));
   host.advanceTo(200 * MS);
+  return host;
+}
+
+/** Submits `count` requests that were due `ageMs` ago, all at one instant, and runs out. */
+function burst(count: number, ageMs: number, shedShare: number): { queueFull: number; completed: number; accepted: number } {
+  const host = open(shedShare);
   for (let i = 0; i < count; i++) host.client.submit(0, host.nowNs - ageMs * MS, 0);
   host.client.commit();
   host.settle();
@@ -30,6 +38,18 @@ describe('a shard that is behind its lane', () => {
     assert.equal(queueFull, 2 * BULK);
     assert.equal(completed, 100);
     assert.equal(accepted, queueFull + completed);
+  });
+
+  it('goes on with it although the lane of another client is level', () => {
+    const host = open(0.5);
+    for (let i = 0; i < BULK; i++) host.client.submit(0, host.nowNs - 60 * MS, 0);
+    for (let i = 0; i < BULK; i++) host.client.submit(0, host.nowNs - 30 * MS, 0); // not fresh, but not old enough to begin with
+    const other = new ClientPort(host.memory, 1);
+    other.submit(0, host.nowNs, 0);
+    host.client.commit();
+    other.commit();
+    host.settle();
+    assert.equal(host.stats.model(0).queueFull, 2 * BULK);
   });
 
   it('sheds nothing while the oldest has more time left than that', () => {
