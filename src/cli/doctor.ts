@@ -2,11 +2,15 @@
  * `rubato doctor`: what this machine offers to rubato, and what each finding means for the user.
  * `doctor()` looks, `printDoctor()` tells; the report is plain JSON with stable keys.
  */
-import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
-import { join } from 'node:path';
 
 import { loadNative, type CudaProbe, type NativeAddon } from '../devices/cuda/native.js';
+import { LatencyProfile } from '../model/latency-profile.js';
+import { cpuQuota, type CpuQuota } from '../scheduler/cpu-quota.js';
+import { chooseTopology, poolCapacityPerSecond, type ProfiledModel, type Topology, usableCores } from '../scheduler/topology.js';
+import { loadWorkload } from '../sim/workload.js';
+
+export { cpuQuota };
 
 export interface DoctorReport {
   readonly node: {
@@ -26,8 +30,8 @@ export interface DoctorReport {
     readonly cores: number;
     /** Cores' worth of CPU time that the container grants; null without a limit. */
     readonly quotaCores: number | null;
-    readonly quotaSource: 'cgroup v1' | 'cgroup v2' | null;
-    /** min(cores, quotaCores): with fewer than the threads in use, rubato never spins. */
+    readonly quotaSource: CpuQuota['source'] | null;
+    /** min(cores, quotaCores rounded up): with fewer than the threads in use, rubato never spins. */
     readonly usableCores: number;
   };
   readonly addon: {
@@ -41,16 +45,18 @@ export interface DoctorReport {
     /** The same with the thread's timer slack at 1 ns; null without the addon or where it cannot be set. */
     readonly wakeUpErrorTunedUs: WakeUpError | null;
   };
+  /** The threads that a scheduler starts on this machine: for a small service, then for a big one. */
+  readonly topology: readonly LoadTopology[];
+}
+
+export interface LoadTopology extends Topology {
+  /** What the scheduler would serve. */
+  readonly load: string;
 }
 
 export interface WakeUpError {
   readonly p50: number;
   readonly max: number;
-}
-
-export interface CpuQuota {
-  readonly cores: number;
-  readonly source: 'cgroup v1' | 'cgroup v2';
 }
 
 const NODE_MINIMUM = [20, 19] as const;
@@ -78,7 +84,7 @@ export function doctor(): DoctorReport {
       cores,
       quotaCores: quota?.cores ?? null,
       quotaSource: quota?.source ?? null,
-      usableCores: Math.min(cores, quota?.cores ?? cores),
+      usableCores: usableCores(cores, quota),
     },
     addon: { loaded: native !== null, reason },
     cuda: native?.probeCuda() ?? {
@@ -91,68 +97,44 @@ export function doctor(): DoctorReport {
       wakeUpErrorUs: measureWakeUpErrorUs(),
       wakeUpErrorTunedUs: native === null ? null : measureTunedWakeUpErrorUs(native),
     },
+    topology: topologies(usableCores(cores, quota)),
   };
+}
+
+/** Exported for its tests: `doctor` calls it with the cores of this machine. */
+export function topologies(cores: number): LoadTopology[] {
+  return [smallService(), bigService()].map(({ load, models, gpus }) => {
+    const capacityPerSecond = poolCapacityPerSecond(models, new Array<{ slowdown: number }>(gpus).fill({ slowdown: 1 }));
+    return { load, ...chooseTopology({}, { usableCores: cores }, { models: models.length, capacityPerSecond }) };
+  });
+}
+
+interface Service {
+  readonly load: string;
+  readonly models: readonly ProfiledModel[];
+  readonly gpus: number;
+}
+
+function smallService(): Service {
+  const { name, models, gpus } = loadWorkload('titanx4');
+  return { load: `${name} (${models.length} models, ${gpus} GPUs)`, models: models.map(profiled), gpus };
+}
+
+const BIG_LOAD = 'bench throughput (64 models, 64 GPUs)';
+
+/** What `rubato bench throughput` runs by default: more than one thread serves. */
+function bigService(): Service {
+  const profile = LatencyProfile.linear({ alphaNs: 500, betaNs: 86_000, maxBatch: 128 }, 'bigService');
+  return { load: BIG_LOAD, models: new Array<ProfiledModel>(64).fill(profiled({ profile, sloNs: 20e6 })), gpus: 64 };
+}
+
+function profiled({ profile, sloNs }: { readonly profile: LatencyProfile; readonly sloNs: number }): ProfiledModel {
+  return { profile: profile.ns, maxBatch: profile.maxBatch, sloNs };
 }
 
 export function nodeIsSupported(version: string): boolean {
   const [major = 0, minor = 0] = version.split('.').map(Number);
   return major > NODE_MINIMUM[0] || (major === NODE_MINIMUM[0] && minor >= NODE_MINIMUM[1]);
-}
-
-/**
- * The tightest CPU limit of this process's control groups, which nest: each folder from the process's own up to the
- * root may set one. `root` is where the file system begins; tests put a small tree there.
- */
-export function cpuQuota(root = '/'): CpuQuota | null {
-  let tightest: CpuQuota | null = null;
-  for (const line of (readText(join(root, 'proc/self/cgroup')) ?? '').split('\n')) {
-    const [, controllers, group] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
-    if (controllers === undefined || group === undefined) continue;
-    const found = controllers === '' ? quotaV2(root, group)
-      : controllers.split(',').includes('cpu') ? quotaV1(root, group)
-      : null;
-    if (found !== null && (tightest === null || found.cores < tightest.cores)) tightest = found;
-  }
-  return tightest;
-}
-
-function quotaV2(root: string, group: string): CpuQuota | null {
-  // "200000 100000" is two cores' worth per period, "max 100000" no limit.
-  return tightestOf(join(root, 'sys/fs/cgroup'), group, 'cgroup v2', (folder) => {
-    const [quotaUs, periodUs] = (readText(join(folder, 'cpu.max')) ?? '').split(/\s+/);
-    return Number(quotaUs) / Number(periodUs);
-  });
-}
-
-function quotaV1(root: string, group: string): CpuQuota | null {
-  // The quota is -1 without a limit.
-  return tightestOf(join(root, 'sys/fs/cgroup/cpu'), group, 'cgroup v1', (folder) => {
-    const quotaUs = Number(readText(join(folder, 'cpu.cfs_quota_us')) ?? NaN);
-    return quotaUs / Number(readText(join(folder, 'cpu.cfs_period_us')) ?? NaN);
-  });
-}
-
-function tightestOf(
-  mount: string,
-  group: string,
-  source: CpuQuota['source'],
-  coresOf: (folder: string) => number,
-): CpuQuota | null {
-  let tightest = Infinity;
-  const parts = group.split('/').filter((part) => part !== '' && part !== '..');
-  for (let depth = parts.length; depth >= 0; depth -= 1) {
-    const cores = coresOf(join(mount, ...parts.slice(0, depth)));
-    if (cores > 0 && cores < tightest) tightest = cores;
-  }
-  return tightest === Infinity ? null : { cores: tightest, source };
-}
-
-function readText(path: string): string | null {
-  try {
-    return readFileSync(path, 'utf8').trim();
-  } catch {
-    return null;
-  }
 }
 
 function measureTunedWakeUpErrorUs(native: NativeAddon): WakeUpError | null {
@@ -189,6 +171,7 @@ export function printDoctor(report: DoctorReport, write = (text: string): unknow
     addonFinding(report),
     ...cudaFindings(report),
     ...timerFindings(report),
+    ...topologyFindings(report),
   ];
   const whatWidth = Math.max(...findings.map(([, what]) => what.length));
   const valueWidth = Math.max(...findings.map(([, , value]) => value.length));
@@ -215,7 +198,8 @@ function cpuFindings({ cpu }: DoctorReport): Finding[] {
   if (cpu.quotaCores === null) return [cores, ['good', 'CPU quota', 'none', 'no container limit is in force']];
   const value = `${Number(cpu.quotaCores.toFixed(2))} of ${cpu.cores}`;
   if (cpu.quotaCores >= 2) return [cores, ['good', 'CPU quota', value, `${cpu.quotaSource}: enough for two busy threads`]];
-  return [cores, ['note', 'CPU quota', value, `${cpu.quotaSource}: busy threads are throttled, so rubato parks and never spins`]];
+  const meaning = cpu.quotaCores > 1 ? 'two busy threads are throttled at times, expect late batches then' : 'busy threads are throttled, so rubato parks and never spins';
+  return [cores, ['note', 'CPU quota', value, `${cpu.quotaSource}: ${meaning}`]];
 }
 
 function addonFinding({ addon }: DoctorReport): Finding {
@@ -243,4 +227,12 @@ function wakeUpFinding(what: string, { p50, max }: WakeUpError, meaning: string)
   const value = `${Math.round(p50)} µs, at most ${Math.round(max)} µs`;
   if (p50 <= 250) return ['good', what, value, meaning];
   return ['note', what, value, `${meaning}; this machine's timers are coarse, so expect late batches under tight SLOs`];
+}
+
+function topologyFindings({ topology }: DoctorReport): Finding[] {
+  return topology.map(({ load, kind, shards, waiting, reason }) => {
+    const limited = waiting === 'park' || (load === BIG_LOAD && kind === 'single');
+    const value = kind === 'single' ? 'single' : `split, ${shards} shards`;
+    return [limited ? 'note' : 'good', 'threads', value, `for ${load}. ${reason}`];
+  });
 }

@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { RubatoError } from '../model/errors.js';
 import type { SchedulerConfig } from '../protocol/config.js';
+import { CLIENT_OPEN } from '../protocol/shared-memory.js';
 import { type ModelCounters, StatsReader } from '../protocol/stats.js';
 import type { HISTOGRAM } from '../protocol/tables.js';
 import { machineFacts, type ModelTotals, type RunTotals } from '../report/run-report.js';
@@ -80,9 +81,12 @@ export class LiveRun {
 
   static async start({ config, waiting, clients, shares }: LiveRunOptions): Promise<LiveRun> {
     const holder: { run?: LiveRun } = {};
-    const engine = await Engine.start(config, waiting, (reason) => {
+    const onDeath = (reason: RubatoError): void => {
       if (holder.run !== undefined) holder.run.#die(reason);
-    });
+    };
+    const engine = await Engine.start(config, { waiting, onDeath });
+    for (let client = 0; client < clients; client++) engine.specs.setClientState(client, CLIENT_OPEN);
+    engine.specs.publish();
     const run = new LiveRun(engine, clients, shares);
     holder.run = run;
     touchPages(engine.memory.buffer);

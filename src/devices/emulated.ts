@@ -9,16 +9,18 @@ import { TimeTree } from '../clock/time-tree.js';
 import { Random } from '../model/random.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
-import { type GpuConfig, HOST_EMULATED } from '../protocol/config.js';
+import { HOST_EMULATED } from '../protocol/config.js';
 import { DEVICE_DONE, ISSUE, STATUS_FAILED, STATUS_OK } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
+import { ACK_EMULATED, GPU_SPEC, MODEL_NONE, MODEL_SPEC, profileView } from '../protocol/specs.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
   controlNs: DEVICE_DONE_CONTROL_NS,
   endNs: DEVICE_DONE_END_NS,
   gpu: DEVICE_DONE_GPU,
+  number: DEVICE_DONE_NUMBER,
   row: DEVICE_DONE_ROW,
   shard: DEVICE_DONE_SHARD,
   startNs: DEVICE_DONE_START_NS,
@@ -28,6 +30,7 @@ const {
   gpu: ISSUE_GPU,
   grantedNs: ISSUE_GRANTED_NS,
   model: ISSUE_MODEL,
+  number: ISSUE_NUMBER,
   readyNs: ISSUE_READY_NS,
   row: ISSUE_ROW,
   shard: ISSUE_SHARD,
@@ -39,15 +42,26 @@ const SHARD = 0;
 const ROW = 1;
 const MODEL = 2;
 const SIZE = 3;
-const BATCH_WORDS = 4;
+const NUMBER = 4;
+const BATCH_WORDS = 5;
 
 export class EmulatedDeviceRole implements Role {
   readonly cells = roleCells();
   readonly #issues: RingReader;
   readonly #done: RingWriter;
   readonly #dispatcherBell: Doorbell;
+  readonly #memory: SharedMemory;
+  readonly #i32: Int32Array;
+  readonly #f64: Float64Array;
+  /** Of the specs that were taken in last, and of each GPU's and model's. */
+  #version = 0;
+  readonly #versions: Int32Array;
+  readonly #modelVersions: Int32Array;
+  /** By model: ℓ. */
   readonly #latencies: Float64Array[];
-  readonly #gpus: readonly GpuConfig[];
+  readonly #slowdown: Float64Array;
+  readonly #jitter: Float64Array;
+  readonly #failureRate: Float64Array;
   readonly #randoms: Random[];
 
   /** When something is due at each GPU: the end of what runs, or the start of what waits for its time. */
@@ -62,15 +76,21 @@ export class EmulatedDeviceRole implements Role {
   readonly #endNs: Float64Array;
 
   constructor(memory: SharedMemory) {
-    const { config } = memory;
     const place = memory.hosts[HOST_EMULATED]!;
-    const gpus = config.gpus.length;
+    const { gpus, models } = memory.limits;
+    this.#memory = memory;
+    this.#i32 = new Int32Array(memory.buffer);
+    this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#issues = new RingReader(place.issues);
     this.#done = new RingWriter(place.done);
     this.#dispatcherBell = new Doorbell(memory.buffer, memory.dispatcherBell);
-    this.#latencies = config.models.map((model) => config.profiles[model.profile]!);
-    this.#gpus = config.gpus;
-    this.#randoms = config.gpus.map((gpu, index) => new Random(gpu.seed, index));
+    this.#versions = new Int32Array(gpus);
+    this.#modelVersions = new Int32Array(models);
+    this.#latencies = new Array<Float64Array>(models).fill(new Float64Array(1));
+    this.#slowdown = new Float64Array(gpus);
+    this.#jitter = new Float64Array(gpus);
+    this.#failureRate = new Float64Array(gpus);
+    this.#randoms = new Array<Random>(gpus).fill(new Random(0, 0));
     this.#events = new TimeTree(gpus);
     this.#batches = new Int32Array(2 * gpus * BATCH_WORDS);
     this.#held = new Uint8Array(gpus);
@@ -79,10 +99,13 @@ export class EmulatedDeviceRole implements Role {
     this.#controlNs = new Float64Array(2 * gpus);
     this.#startNs = new Float64Array(gpus);
     this.#endNs = new Float64Array(gpus);
+    this.#takeChanges();
   }
 
   poll(): void {
     const now = this.cells[CELL_NOW]!;
+    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version;
+    if (changed) this.#takeChanges();
     const ended = this.#runDue(now);
     const taken = this.#takeIssues(now);
     // What was just taken may be ready at once.
@@ -91,8 +114,34 @@ export class EmulatedDeviceRole implements Role {
       this.#done.commit();
       this.#dispatcherBell.ring();
     }
+    if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ACK_EMULATED, this.#version);
     this.cells[CELL_WORK] = ended + taken + endedNow;
     this.cells[CELL_NEXT] = this.#events.nodes[1]!;
+  }
+
+  /** Models and GPUs that have come or have changed (specs.ts). */
+  #takeChanges(): void {
+    const memory = this.#memory;
+    const i32 = this.#i32;
+    this.#version = Atomics.load(i32, memory.version >> 2);
+    for (let model = 0; model < this.#modelVersions.length; model++) {
+      const row = (memory.specs >> 2) + model * MODEL_SPEC.words;
+      const version = i32[row + MODEL_SPEC.at.version]!;
+      if (version === this.#modelVersions[model]) continue;
+      this.#modelVersions[model] = version;
+      if (i32[row + MODEL_SPEC.at.state] !== MODEL_NONE) this.#latencies[model] = profileView(memory, i32[row + MODEL_SPEC.at.profile]!);
+    }
+    for (let gpu = 0; gpu < this.#versions.length; gpu++) {
+      const row = (memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words;
+      const version = i32[row + GPU_SPEC.at.version]!;
+      if (version === this.#versions[gpu]) continue;
+      const isNew = this.#versions[gpu] === 0 || this.#held[gpu] === 0;
+      this.#versions[gpu] = version;
+      this.#slowdown[gpu] = this.#f64[(row >> 1) + GPU_SPEC.at.slowdown]!;
+      this.#jitter[gpu] = this.#f64[(row >> 1) + GPU_SPEC.at.jitter]!;
+      this.#failureRate[gpu] = this.#f64[(row >> 1) + GPU_SPEC.at.failureRate]!;
+      if (isNew) this.#randoms[gpu] = new Random(this.#f64[(row >> 1) + GPU_SPEC.at.seed]!, gpu);
+    }
   }
 
   #takeIssues(now: number): number {
@@ -108,6 +157,7 @@ export class EmulatedDeviceRole implements Role {
       this.#batches[batch + ROW] = lane.i32[at + ISSUE_ROW]!;
       this.#batches[batch + MODEL] = lane.i32[at + ISSUE_MODEL]!;
       this.#batches[batch + SIZE] = lane.i32[at + ISSUE_SIZE]!;
+      this.#batches[batch + NUMBER] = lane.i32[at + ISSUE_NUMBER]!;
       const ready = lane.f64[(at >> 1) + ISSUE_READY_NS]!;
       this.#readyNs[2 * gpu + held] = ready;
       this.#controlNs[2 * gpu + held] = now - lane.f64[(at >> 1) + ISSUE_GRANTED_NS]!;
@@ -149,8 +199,8 @@ export class EmulatedDeviceRole implements Role {
 
   #start(gpu: number, startNs: number): void {
     const batch = 2 * gpu * BATCH_WORDS;
-    const { slowdown, jitter } = this.#gpus[gpu]!;
-    let length = this.#latencies[this.#batches[batch + MODEL]!]![this.#batches[batch + SIZE]!]! * slowdown;
+    const jitter = this.#jitter[gpu]!;
+    let length = this.#latencies[this.#batches[batch + MODEL]!]![this.#batches[batch + SIZE]!]! * this.#slowdown[gpu]!;
     if (jitter > 0) length *= Math.max(0, 1 + jitter * this.#randoms[gpu]!.normal());
     this.#running[gpu] = 1;
     this.#startNs[gpu] = startNs;
@@ -163,11 +213,12 @@ export class EmulatedDeviceRole implements Role {
     const at = lane.claim();
     if (at < 0) throw new Error('device-done lane is full: more batches than the GPUs can hold');
     const batch = 2 * gpu * BATCH_WORDS;
-    const { failureRate } = this.#gpus[gpu]!;
+    const failureRate = this.#failureRate[gpu]!;
     const failed = failureRate > 0 && this.#randoms[gpu]!.uniform() < failureRate;
     lane.i32[at + DEVICE_DONE_GPU] = gpu;
     lane.i32[at + DEVICE_DONE_SHARD] = this.#batches[batch + SHARD]!;
     lane.i32[at + DEVICE_DONE_ROW] = this.#batches[batch + ROW]!;
+    lane.i32[at + DEVICE_DONE_NUMBER] = this.#batches[batch + NUMBER]!;
     lane.i32[at + DEVICE_DONE_STATUS] = failed ? STATUS_FAILED : STATUS_OK;
     lane.f64[(at >> 1) + DEVICE_DONE_START_NS] = this.#startNs[gpu]!;
     lane.f64[(at >> 1) + DEVICE_DONE_END_NS] = this.#endNs[gpu]!;

@@ -14,12 +14,12 @@ import { Doorbell } from '../ringbuf/doorbell.js';
 import { HistogramTable } from '../ringbuf/log-linear.js';
 import { Mailboxes } from '../ringbuf/mailbox.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
-import { shardOf } from '../protocol/config.js';
 import { DelayMeter } from '../protocol/delay-meter.js';
 import type { Observer } from '../protocol/observer.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, DEVICE_DONE, GRANT, ISSUE } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
-import { MARGIN_CONTROL, MARGIN_JITTER, mostMarginNs, type SharedMemory } from '../protocol/shared-memory.js';
+import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
+import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_SPEC } from '../protocol/specs.js';
 import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
 
@@ -53,6 +53,7 @@ const {
   controlNs: DEVICE_DONE_CONTROL_NS,
   endNs: DEVICE_DONE_END_NS,
   gpu: DEVICE_DONE_GPU,
+  number: DEVICE_DONE_NUMBER,
   row: DEVICE_DONE_ROW,
   shard: DEVICE_DONE_SHARD,
   startNs: DEVICE_DONE_START_NS,
@@ -79,6 +80,10 @@ export class DispatcherRole implements Role {
   readonly cells = roleCells();
   readonly pool: GpuPool;
   readonly #observer: Observer | null;
+  readonly #memory: SharedMemory;
+  /** Of the specs that were taken in last, and of each GPU's. */
+  #version = 0;
+  readonly #versions: Int32Array;
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
   readonly #models: number;
@@ -122,12 +127,13 @@ export class DispatcherRole implements Role {
   constructor(memory: SharedMemory, observer: Observer | null = null) {
     this.#observer = observer;
     const config = memory.config;
-    const models = config.models.length;
+    const models = memory.limits.models;
+    this.#memory = memory;
     this.pool = new GpuPool(memory);
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#models = models;
-    const most = mostMarginNs(config);
+    const most = (memory.margins >> 3) + MARGIN_MOST;
     this.#controlMeter = config.margins.measureControl ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_CONTROL, LEAST_MARGIN_NS, most) : null;
     this.#jitterMeter = config.margins.measureJitter ? new DelayMeter(this.#f64, (memory.margins >> 3) + MARGIN_JITTER, LEAST_MARGIN_NS, most) : null;
     this.#shards = config.shards;
@@ -145,7 +151,8 @@ export class DispatcherRole implements Role {
     this.#deviceDone = memory.hosts.map((host) => new RingReader(host.done));
     this.#issues = memory.hosts.map((host) => new RingWriter(host.issues));
     this.#issuesPending = new Int32Array(memory.hosts.length);
-    this.#hostOfGpu = Uint8Array.from(config.gpus, (gpu) => gpu.host);
+    this.#hostOfGpu = new Uint8Array(memory.limits.gpus);
+    this.#versions = new Int32Array(memory.limits.gpus);
     this.#histograms = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * models);
     this.#execNs = new Float64Array(models).fill(Infinity);
     this.#rankNs = new Float64Array(models);
@@ -156,19 +163,37 @@ export class DispatcherRole implements Role {
     this.#due = new TimeTree(models);
     this.#waiting = new TimeTree(models);
     this.#waitingLead = new TimeTree(models);
+    this.#takeChanges();
   }
 
   poll(): void {
     const now = this.cells[CELL_NOW]!;
     this.pool.cells[POOL_NOW] = now;
+    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version;
+    if (changed) this.#takeChanges();
     let work = this.#takeCandidates();
-    const changed = this.#takeAnswers() + this.#takeDeviceDone();
-    if (changed > 0 && this.#asideCount > 0) this.#takeBackAside(now);
-    work += changed;
+    const news = this.#takeAnswers() + this.#takeDeviceDone();
+    if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside(now);
+    work += news;
     work += this.#match(now);
     if (work > 0) this.#commit();
+    if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ACK_DISPATCHER, this.#version);
     this.cells[CELL_WORK] = work;
     this.cells[CELL_NEXT] = this.#nextEventNs(now);
+  }
+
+  /** GPUs that have come or are to leave (specs.ts). */
+  #takeChanges(): void {
+    const i32 = this.#i32;
+    this.#version = Atomics.load(i32, this.#memory.version >> 2);
+    for (let gpu = 0; gpu < this.#versions.length; gpu++) {
+      const row = (this.#memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words;
+      const version = i32[row + GPU_SPEC.at.version]!;
+      if (version === this.#versions[gpu]) continue;
+      this.#versions[gpu] = version;
+      this.#hostOfGpu[gpu] = i32[row + GPU_SPEC.at.host]!;
+      this.pool.setActive(gpu, i32[row + GPU_SPEC.at.state] === GPU_ACTIVE);
+    }
   }
 
   // ---------------------------------------------------------------- what the shards say
@@ -248,7 +273,7 @@ export class DispatcherRole implements Role {
     pool.cells[POOL_EXEC] = lane.f64[(at >> 1) + ANSWER_EXEC_NS]!;
     pool.cells[POOL_READY] = ready;
     pool.cells[POOL_LENGTH] = lane.f64[(at >> 1) + ANSWER_LENGTH_NS]!;
-    pool.plan(gpu, shard, batchRow, model, size);
+    pool.plan(gpu, shard, batchRow, model, number, size);
     this.#issue(gpu, shard, batchRow, model, number, size, ready);
   }
 
@@ -287,7 +312,7 @@ export class DispatcherRole implements Role {
     const shard = from.i32[at + DEVICE_DONE_SHARD]!;
     const batchRow = from.i32[at + DEVICE_DONE_ROW]!;
     const pool = this.pool;
-    if (!pool.runs(gpu, shard, batchRow)) return;
+    if (!pool.runs(gpu, shard, batchRow, from.i32[at + DEVICE_DONE_NUMBER]!)) return;
     const start = from.f64[(at >> 1) + DEVICE_DONE_START_NS]!;
     const end = from.f64[(at >> 1) + DEVICE_DONE_END_NS]!;
     const model = this.#i32[pool.row(gpu) + GPU_RUN_MODEL]!;
@@ -401,7 +426,7 @@ export class DispatcherRole implements Role {
     const row = this.#rowsAt + model * DISPATCH_MODEL.words;
     const number = (this.#i32[row + DISPATCH_MODEL_ISSUED]! + 1) | 0;
     const gpuFreeNs = this.pool.freeAt.get(gpu);
-    const shard = shardOf(model, this.#shards);
+    const shard = this.#i32[(this.#memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.shard]!;
     this.pool.grant(gpu, model, number);
     this.#i32[row + DISPATCH_MODEL_ISSUED] = number;
     this.#f64[(row >> 1) + DISPATCH_MODEL_GRANTS]! += 1;

@@ -7,6 +7,7 @@
  */
 import { TimeTree } from '../clock/time-tree.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
+import { GPU_ACTIVE, GPU_SPEC } from '../protocol/specs.js';
 import { GPU } from '../protocol/tables.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
@@ -20,6 +21,7 @@ const {
   nextExecNs: GPU_NEXT_EXEC_NS,
   nextLengthNs: GPU_NEXT_LENGTH_NS,
   nextModel: GPU_NEXT_MODEL,
+  nextNumber: GPU_NEXT_NUMBER,
   nextReadyNs: GPU_NEXT_READY_NS,
   nextRow: GPU_NEXT_ROW,
   nextShard: GPU_NEXT_SHARD,
@@ -27,6 +29,7 @@ const {
   runEndNs: GPU_RUN_END_NS,
   runExecNs: GPU_RUN_EXEC_NS,
   runModel: GPU_RUN_MODEL,
+  runNumber: GPU_RUN_NUMBER,
   runRow: GPU_RUN_ROW,
   runShard: GPU_RUN_SHARD,
   runSize: GPU_RUN_SIZE,
@@ -50,14 +53,24 @@ export class GpuPool {
   readonly i32: Int32Array;
   readonly f64: Float64Array;
   readonly #base: number;
+  /** Whether a GPU takes new batches. */
+  readonly #active: Uint8Array;
 
   constructor(memory: SharedMemory) {
     this.i32 = new Int32Array(memory.buffer);
     this.f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#base = memory.gpus >> 2;
-    const gpus = memory.config.gpus.length;
-    this.freeAt = new TimeTree(gpus);
-    for (let gpu = 0; gpu < gpus; gpu++) this.#reposition(gpu);
+    this.freeAt = new TimeTree(memory.limits.gpus);
+    this.#active = new Uint8Array(memory.limits.gpus);
+    for (let gpu = 0; gpu < memory.limits.gpus; gpu++) {
+      this.setActive(gpu, this.i32[(memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.state] === GPU_ACTIVE);
+    }
+  }
+
+  /** A GPU that is not active keeps what it has and gets nothing more. */
+  setActive(gpu: number, active: boolean): void {
+    this.#active[gpu] = active ? 1 : 0;
+    this.#reposition(gpu);
   }
 
   /** Word index of a GPU's row. */
@@ -113,13 +126,14 @@ export class GpuPool {
   }
 
   /** The grant was answered with a plan (`cells`: exec, ready, length): it runs next, or now if the GPU is idle. */
-  plan(gpu: number, shard: number, batchRow: number, model: number, size: number): void {
+  plan(gpu: number, shard: number, batchRow: number, model: number, number: number, size: number): void {
     const row = this.row(gpu);
     const i32 = this.i32;
     const f64 = this.f64;
     i32[row + GPU_NEXT_SHARD] = shard;
     i32[row + GPU_NEXT_ROW] = batchRow;
     i32[row + GPU_NEXT_MODEL] = model;
+    i32[row + GPU_NEXT_NUMBER] = number;
     i32[row + GPU_NEXT_SIZE] = size;
     f64[(row >> 1) + GPU_NEXT_EXEC_NS] = this.cells[POOL_EXEC]!;
     f64[(row >> 1) + GPU_NEXT_READY_NS] = this.cells[POOL_READY]!;
@@ -129,10 +143,10 @@ export class GpuPool {
     this.#reposition(gpu);
   }
 
-  /** Whether `batchRow` of `shard` is what this GPU is running: an end that comes twice, or from a batch given up, is not. */
-  runs(gpu: number, shard: number, batchRow: number): boolean {
+  /** Whether `batchRow` of `shard`, closed for grant `number`, is what this GPU is running: an end that comes twice, or from a batch given up, is not. */
+  runs(gpu: number, shard: number, batchRow: number, number: number): boolean {
     const row = this.row(gpu);
-    return this.i32[row + GPU_RUN_ROW] === batchRow && this.i32[row + GPU_RUN_SHARD] === shard;
+    return this.i32[row + GPU_RUN_ROW] === batchRow && this.i32[row + GPU_RUN_SHARD] === shard && this.i32[row + GPU_RUN_NUMBER] === number;
   }
 
   /** The running batch has ended (`cells`: start, end); the next one, if any, runs from then on. */
@@ -159,6 +173,7 @@ export class GpuPool {
     i32[row + GPU_RUN_SHARD] = i32[row + GPU_NEXT_SHARD]!;
     i32[row + GPU_RUN_ROW] = i32[row + GPU_NEXT_ROW]!;
     i32[row + GPU_RUN_MODEL] = i32[row + GPU_NEXT_MODEL]!;
+    i32[row + GPU_RUN_NUMBER] = i32[row + GPU_NEXT_NUMBER]!;
     i32[row + GPU_RUN_SIZE] = i32[row + GPU_NEXT_SIZE]!;
     f64[double + GPU_RUN_EXEC_NS] = f64[double + GPU_NEXT_EXEC_NS]!;
     f64[double + GPU_RUN_END_NS] = start + f64[double + GPU_NEXT_LENGTH_NS]!;
@@ -169,7 +184,8 @@ export class GpuPool {
     const row = this.row(gpu);
     const i32 = this.i32;
     let freeAt: number;
-    if (i32[row + GPU_GRANT_MODEL] !== NONE || i32[row + GPU_NEXT_ROW] !== NONE) freeAt = Infinity;
+    if (this.#active[gpu] === 0) freeAt = Infinity;
+    else if (i32[row + GPU_GRANT_MODEL] !== NONE || i32[row + GPU_NEXT_ROW] !== NONE) freeAt = Infinity;
     else if (i32[row + GPU_RUN_ROW] !== NONE) freeAt = this.f64[(row >> 1) + GPU_RUN_END_NS]!;
     else freeAt = this.f64[(row >> 1) + GPU_FREE_NS]!;
     this.freeAt.set(gpu, freeAt);

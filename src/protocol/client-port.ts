@@ -6,11 +6,11 @@ import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { HistogramTable } from '../ringbuf/log-linear.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
-import { shardOf } from './config.js';
 import { DelayMeter } from './delay-meter.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from './outcome.js';
 import { COMPLETION, REQUEST } from './records.js';
-import { MARGIN_RESPONSE, mostMarginNs, type SharedMemory } from './shared-memory.js';
+import { MARGIN_MOST, MARGIN_RESPONSE, type SharedMemory } from './shared-memory.js';
+import { MODEL_MASK, MODEL_OFFER } from './specs.js';
 import { CLIENT_HISTOGRAMS, CLIENT_MODEL, HISTOGRAM, SLOT, SLOT_DOUBLES, SLOT_WORDS } from './tables.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
@@ -25,14 +25,33 @@ const {
   slot: COMPLETION_SLOT,
 } = COMPLETION.at;
 const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
-const { budgetNs: SLOT_BUDGET_NS, deadlineNs: SLOT_DEADLINE_NS, generation: SLOT_GENERATION, model: SLOT_MODEL } = SLOT.at;
+const {
+  budgetNs: SLOT_BUDGET_NS,
+  deadlineNs: SLOT_DEADLINE_NS,
+  generation: SLOT_GENERATION,
+  model: SLOT_MODEL,
+  outcomeGeneration: SLOT_OUTCOME_GENERATION,
+} = SLOT.at;
+const { aloneNs: OFFER_ALONE_NS, shard: OFFER_SHARD, sloNs: OFFER_SLO_NS, tag: OFFER_TAG } = MODEL_OFFER.at;
 
 /** Answers of `submit` that are not a slot. */
 export const REFUSED_NO_SLOT = -1;
 export const REFUSED_INFEASIBLE = -2;
+/** There is no such model, or it is being removed. */
+export const REFUSED_NO_MODEL = -3;
 
 const LEAST_RESPONSE_NS = 5e3;
 const MODEL_DOUBLES = CLIENT_MODEL.words / 2;
+const OFFER_WORDS = MODEL_OFFER.words;
+const OFFER_DOUBLES = MODEL_OFFER.words / 2;
+
+/** Cells of tensors lie at multiples of this. */
+const CELL_UNIT = 64;
+
+/** The generation after `generation`: never 0, which is a word that was never written. */
+function after(generation: number): number {
+  return generation === -1 ? 1 : generation + 1;
+}
 
 /** What is known about a request that has ended, in ns of the shared clock. */
 export interface Completion {
@@ -75,9 +94,11 @@ export class ClientPort {
   readonly #completions: RingReader[];
   readonly #shardBells: Doorbell[];
   readonly #cancels: DirtyBitmap[];
+  readonly #resends: DirtyBitmap[];
   readonly #pending: Int32Array;
-  readonly #sloNs: Float64Array;
-  readonly #soonestNs: Float64Array;
+  readonly #cellWord: number;
+  /** Word index of the model offers: what may change while requests are submitted. */
+  readonly #offersAt: number;
   /** One bit per slot, set while it is free. */
   readonly #free: Int32Array;
   #freeCount: number;
@@ -99,24 +120,82 @@ export class ClientPort {
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
     this.#cancelWord = memory.cancels >> 2;
-    this.#generations = new Int32Array(this.slots).fill(1);
+    this.#generations = new Int32Array(this.slots);
     this.#firstSlot = client * this.slots;
     this.#responseAt = (memory.margins >> 3) + MARGIN_RESPONSE;
     this.#countersAt = place.models >> 3;
-    this.#models = config.models.length;
+    this.#models = memory.limits.models;
     this.#shards = config.shards;
     const measures = config.margins.measureResponse && client === 0;
-    this.#responseMeter = measures ? new DelayMeter(this.#f64, this.#responseAt, LEAST_RESPONSE_NS, mostMarginNs(config)) : null;
+    this.#responseMeter = measures ? new DelayMeter(this.#f64, this.#responseAt, LEAST_RESPONSE_NS, (memory.margins >> 3) + MARGIN_MOST) : null;
     this.#histograms = new HistogramTable(memory.buffer, place.histograms, CLIENT_HISTOGRAMS * this.#models);
     this.#requests = place.requests.map((lane) => new RingWriter(lane));
     this.#completions = place.completions.map((lane) => new RingReader(lane));
     this.#shardBells = memory.shards.map((shard) => new Doorbell(memory.buffer, shard.bell));
     this.#cancels = memory.shards.map((shard) => new DirtyBitmap(memory.buffer, shard.cancel, config.maxClients * this.slots));
+    this.#resends = memory.shards.map((shard) => new DirtyBitmap(memory.buffer, shard.resend, config.maxClients * this.slots));
     this.#pending = new Int32Array(config.shards);
-    this.#sloNs = Float64Array.from(config.models, (model) => model.sloNs);
-    this.#soonestNs = Float64Array.from(config.models, (model) => config.profiles[model.profile]![1]!);
+    this.#cellWord = memory.cells >> 2;
+    this.#offersAt = memory.offers >> 2;
     this.#free = new Int32Array(this.slots / 32).fill(-1);
     this.#freeCount = this.slots;
+    // The region may have been used before: generations go on from there.
+    for (let index = 0; index < this.slots; index++) {
+      this.#generations[index] = after(this.#i32[this.#slotWord + (this.#firstSlot + index) * SLOT_WORDS + SLOT_GENERATION]!);
+    }
+  }
+
+  /**
+   * Takes over a region whose thread is gone: whatever has not ended is cancelled, and sent again in case it never
+   * reached its shard. Drain until `inFlight` is 0; then the region is as good as new. Returns how many were open.
+   */
+  takeOver(): number {
+    const i32 = this.#i32;
+    for (let index = 0; index < this.slots; index++) {
+      const word = this.#slotWord + (this.#firstSlot + index) * SLOT_WORDS;
+      const generation = i32[word + SLOT_GENERATION]!;
+      if (i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
+      this.#generations[index] = generation;
+      this.#free[index >> 5]! &= ~(1 << (index & 31));
+      this.#freeCount--;
+      this.cancel(this.#firstSlot + index);
+      this.#resends[this.#shardOf(i32[word + SLOT_MODEL]! & MODEL_MASK)]!.mark(this.#firstSlot + index);
+    }
+    for (const bell of this.#shardBells) bell.ring();
+    return this.inFlight;
+  }
+
+  /** Number of the first of this client's slots. */
+  get firstSlot(): number {
+    return this.#firstSlot;
+  }
+
+  /** Slots that are free now. */
+  get freeSlots(): number {
+    return this.#freeCount;
+  }
+
+  /** Negative while requests for the model are refused; see specs.ts. */
+  tag(model: number): number {
+    return this.#i32[this.#offersAt + model * OFFER_WORDS + OFFER_TAG]!;
+  }
+
+  sloNs(model: number): number {
+    return this.#f64[(this.#offersAt >> 1) + model * OFFER_DOUBLES + OFFER_SLO_NS]!;
+  }
+
+  /** ℓ(1). */
+  aloneNs(model: number): number {
+    return this.#f64[(this.#offersAt >> 1) + model * OFFER_DOUBLES + OFFER_ALONE_NS]!;
+  }
+
+  #shardOf(model: number): number {
+    return this.#i32[this.#offersAt + model * OFFER_WORDS + OFFER_SHARD]!;
+  }
+
+  /** Notes where the tensors of the request in `slot` lie: byte offset of its cell in the arena, -1 for none. Before `commit`. */
+  setCell(slot: number, offset: number): void {
+    this.#i32[this.#cellWord + slot] = offset < 0 ? 0 : offset / CELL_UNIT + 1;
   }
 
   /** Requests that were accepted and whose completion has not been read. */
@@ -129,10 +208,13 @@ export class ClientPort {
    * The shard sees it at the next `commit`.
    */
   submit(model: number, arrivalNs: number, sloNs: number): number {
-    const slo = sloNs === 0 ? this.#sloNs[model]! : sloNs;
-    if (slo < this.#soonestNs[model]!) return this.#refuse(model, REFUSED_INFEASIBLE);
+    const offer = this.#offersAt + model * OFFER_WORDS;
+    const slo = sloNs === 0 ? this.#f64[(offer >> 1) + OFFER_SLO_NS]! : sloNs;
+    const tag = this.#i32[offer + OFFER_TAG]!;
+    if (tag < 0) return this.#refuse(model, REFUSED_NO_MODEL);
+    if (slo < this.#f64[(offer >> 1) + OFFER_ALONE_NS]!) return this.#refuse(model, REFUSED_INFEASIBLE);
     if (this.#freeCount === 0) return this.#refuse(model, REFUSED_NO_SLOT);
-    return this.#take(model, arrivalNs, arrivalNs + slo - this.#f64[this.#responseAt]!);
+    return this.#take(tag, arrivalNs, arrivalNs + slo - this.#f64[this.#responseAt]!);
   }
 
   /**
@@ -140,32 +222,57 @@ export class ClientPort {
    * Returns how many were accepted; the refused ones are counted and nothing else is known of them.
    */
   submitBulk(models: Int32Array, arrivalsNs: Float64Array, from: number, to: number): number {
-    const fits = Math.min(to, from + this.#freeCount);
-    for (let k = fits; k < to; k++) this.#refuse(models[k]!, REFUSED_NO_SLOT);
-    if (this.#shards === 1) this.#takeBulk(models, arrivalsNs, from, fits, this.#requests[0]!);
-    else for (let k = from; k < fits; k++) this.#take(models[k]!, arrivalsNs[k]!, arrivalsNs[k]! + this.#sloNs[models[k]!]! - this.#f64[this.#responseAt]!);
+    const before = this.#freeCount;
+    let at = from;
+    while (at < to) {
+      const fits = Math.min(to, at + this.#freeCount);
+      const stopped = this.#shards === 1 ? this.#takeBulk(models, arrivalsNs, at, fits, this.#requests[0]!) : this.#takeEach(models, arrivalsNs, at, fits);
+      at = stopped;
+      if (at === to) break;
+      this.#refuse(models[at]!, at === fits ? REFUSED_NO_SLOT : REFUSED_NO_MODEL);
+      at++;
+    }
     this.commit();
-    return fits - from;
+    return before - this.#freeCount;
   }
 
-  /** As `#take` for each, with everything that is the same for all of them in locals: 3 times as fast. */
-  #takeBulk(models: Int32Array, arrivalsNs: Float64Array, from: number, to: number, lane: RingWriter): void {
+  /** Takes them until one has no model; returns the index of that one, or `to`. */
+  #takeEach(models: Int32Array, arrivalsNs: Float64Array, from: number, to: number): number {
+    for (let k = from; k < to; k++) {
+      const offer = this.#offersAt + models[k]! * OFFER_WORDS;
+      const tag = this.#i32[offer + OFFER_TAG]!;
+      if (tag < 0) return k;
+      this.#take(tag, arrivalsNs[k]!, arrivalsNs[k]! + this.#f64[(offer >> 1) + OFFER_SLO_NS]! - this.#f64[this.#responseAt]!);
+    }
+    return to;
+  }
+
+  /**
+   * As `#takeEach`, with everything that is the same for all of them in locals: 3 times as fast.
+   * From the first store about a request to the last there is no call and no loop: so a thread that is terminated has
+   * either counted a request or not touched its slot.
+   */
+  #takeBulk(models: Int32Array, arrivalsNs: Float64Array, from: number, to: number, lane: RingWriter): number {
     const i32 = this.#i32;
     const f32 = this.#f32;
     const f64 = this.#f64;
     const free = this.#free;
     const generations = this.#generations;
-    const slos = this.#sloNs;
     const slotWord = this.#slotWord;
     const slotDouble = this.#slotDouble;
     const firstSlot = this.#firstSlot;
+    const offersAt = this.#offersAt;
     const countersAt = this.#countersAt + CLIENT_MODEL_ACCEPTED;
     const responseNs = f64[this.#responseAt]!;
     if (lane.room(to - from) < to - from) throw new Error('request lane is full: more requests under way than slots');
     let cursor = this.#cursor;
-    for (let k = from; k < to; k++) {
+    let k = from;
+    for (; k < to; k++) {
       const model = models[k]!;
       const arrivalNs = arrivalsNs[k]!;
+      const offer = offersAt + model * OFFER_WORDS;
+      const tag = i32[offer + OFFER_TAG]!;
+      if (tag < 0) break;
       let bits = free[cursor]!;
       while (bits === 0) {
         cursor = cursor + 1 === free.length ? 0 : cursor + 1;
@@ -176,37 +283,42 @@ export class ClientPort {
       const slot = firstSlot + index;
       const word = slotWord + slot * SLOT_WORDS;
       const generation = generations[index]!;
-      const budgetNs = slos[model]! - responseNs;
+      const budgetNs = f64[(offer >> 1) + OFFER_SLO_NS]! - responseNs;
+      const at = lane.claim();
       f64[slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS] = arrivalNs + budgetNs;
       f32[word + SLOT_BUDGET_NS] = budgetNs;
-      i32[word + SLOT_MODEL] = model;
+      i32[word + SLOT_MODEL] = tag;
       i32[word + SLOT_GENERATION] = generation;
-      const at = lane.claim();
       i32[at + REQUEST_SLOT] = slot;
       i32[at + REQUEST_GENERATION] = generation;
       f64[countersAt + model * MODEL_DOUBLES]! += 1;
     }
     this.#cursor = cursor;
-    this.#freeCount -= to - from;
-    this.#pending[0]! += to - from;
+    this.#freeCount -= k - from;
+    this.#pending[0]! += k - from;
+    return k;
   }
 
-  #take(model: number, arrivalNs: number, deadlineNs: number): number {
-    const slot = this.#firstSlot + this.#takeFreeSlot();
+  /** No call and no loop between the first store and the last, as in `#takeBulk`. */
+  #take(tag: number, arrivalNs: number, deadlineNs: number): number {
+    const model = tag & MODEL_MASK;
+    const index = this.#takeFreeSlot();
+    const slot = this.#firstSlot + index;
     const word = this.#slotWord + slot * SLOT_WORDS;
     const double = this.#slotDouble + slot * SLOT_DOUBLES;
     const i32 = this.#i32;
-    const generation = this.#generations[slot - this.#firstSlot]!;
-    this.#f64[double + SLOT_DEADLINE_NS] = deadlineNs;
-    this.#f32[word + SLOT_BUDGET_NS] = deadlineNs - arrivalNs;
-    i32[word + SLOT_MODEL] = model;
-    i32[word + SLOT_GENERATION] = generation;
-    const shard = this.#shards === 1 ? 0 : shardOf(model, this.#shards);
+    const generation = this.#generations[index]!;
+    const shard = this.#shards === 1 ? 0 : i32[this.#offersAt + model * OFFER_WORDS + OFFER_SHARD]!;
     const lane = this.#requests[shard]!;
+    const laneWords = lane.i32;
     const at = lane.claim();
     if (at < 0) throw new Error('request lane is full: more requests under way than slots');
-    lane.i32[at + REQUEST_SLOT] = slot;
-    lane.i32[at + REQUEST_GENERATION] = generation;
+    this.#f64[double + SLOT_DEADLINE_NS] = deadlineNs;
+    this.#f32[word + SLOT_BUDGET_NS] = deadlineNs - arrivalNs;
+    i32[word + SLOT_MODEL] = tag;
+    i32[word + SLOT_GENERATION] = generation;
+    laneWords[at + REQUEST_SLOT] = slot;
+    laneWords[at + REQUEST_GENERATION] = generation;
     this.#pending[shard]!++;
     this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_ACCEPTED]! += 1;
     return slot;
@@ -248,7 +360,7 @@ export class ClientPort {
   cancel(slot: number): void {
     const word = this.#slotWord + slot * SLOT_WORDS;
     Atomics.store(this.#i32, this.#cancelWord + slot, this.#i32[word + SLOT_GENERATION]!);
-    const shard = shardOf(this.#i32[word + SLOT_MODEL]!, this.#shards);
+    const shard = this.#shardOf(this.#i32[word + SLOT_MODEL]! & MODEL_MASK);
     this.#cancels[shard]!.mark(slot);
     this.#shardBells[shard]!.ring();
   }
@@ -288,7 +400,7 @@ export class ClientPort {
       const generation = generations[index]!;
       // A completion that comes twice speaks of a generation that is over.
       if (laneWords[at + COMPLETION_GENERATION] !== generation) continue;
-      generations[index] = generation === -1 ? 1 : generation + 1; // never 0: that is a cancel word that was never written
+      generations[index] = after(generation);
       const packed = laneWords[at + COMPLETION_OUTCOME]!;
       const model = laneWords[at + COMPLETION_MODEL]!;
       if ((packed & 31) <= late) {
@@ -319,7 +431,7 @@ export class ClientPort {
     const endNs = this.drainedEndNs[k]!;
     return {
       outcome: outcomeOf(packed),
-      model: this.#i32[word + SLOT_MODEL]!,
+      model: this.#i32[word + SLOT_MODEL]! & MODEL_MASK,
       arrivalNs: deadlineNs - this.#f32[word + SLOT_BUDGET_NS]!,
       deadlineNs,
       startNs: endNs - this.drainedDurationNs[k]!,

@@ -66,6 +66,14 @@ export interface SchedulerConfig {
   readonly profiles: readonly Float64Array[];
   readonly gpus: readonly GpuConfig[];
   readonly shards: number;
+  /** Shard of each model; left out, they take turns. */
+  readonly assignment?: readonly number[];
+  /** Whether every shard and the dispatcher has a thread of its own. */
+  readonly split?: boolean;
+  /** Room for models and GPUs that are added later, and for their batches: at least what there is at the start. */
+  readonly maxModels?: number;
+  readonly maxGpus?: number;
+  readonly maxBatch?: number;
   readonly maxClients: number;
   /** log2 of the request slots per client: requests in flight at once. */
   readonly slotShift: number;
@@ -79,7 +87,7 @@ export interface SchedulerConfig {
   readonly origin: ClockOrigin;
 }
 
-/** The shard that owns a model. */
-export function shardOf(model: number, shards: number): number {
-  return model % shards;
+/** The shard that owns a model at the start. */
+export function firstShardOf(config: SchedulerConfig, model: number): number {
+  return config.assignment?.[model] ?? model % config.shards;
 }

@@ -15,16 +15,16 @@ export class DelayMeter {
   readonly #cell: Float64Array;
   readonly #at: number;
   readonly #leastNs: number;
-  readonly #mostNs: number;
+  readonly #mostAt: number;
   #samples = 0;
   #dueNs = 0;
 
-  /** The estimate is `cell[at]`, kept between `leastNs` and `mostNs`. */
-  constructor(cell: Float64Array, at: number, leastNs: number, mostNs: number) {
+  /** The estimate is `cell[at]`, kept between `leastNs` and `cell[mostAt]`. */
+  constructor(cell: Float64Array, at: number, leastNs: number, mostAt: number) {
     this.#cell = cell;
     this.#at = at;
     this.#leastNs = leastNs;
-    this.#mostNs = mostNs;
+    this.#mostAt = mostAt;
   }
 
   get estimateNs(): number {
@@ -42,7 +42,7 @@ export class DelayMeter {
     if (this.#samples < LEAST_SAMPLES) return;
     const p99 = this.#p99();
     const floor = this.#cell[this.#at]! * SLOWEST_FALL;
-    this.#cell[this.#at] = Math.min(Math.max(p99, floor, this.#leastNs), this.#mostNs);
+    this.#cell[this.#at] = Math.min(Math.max(p99, floor, this.#leastNs), this.#cell[this.#mostAt]!);
     this.#counts.fill(0);
     this.#samples = 0;
   }

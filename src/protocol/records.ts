@@ -84,7 +84,10 @@ export const DEVICE_DONE = defineRecord('device done', {
   gpu: 'i32',
   shard: 'i32',
   row: 'i32',
+  /** As in the issue: tells this batch from a later one in the same row. */
+  number: 'i32',
   status: 'i32',
+  spare: 'i32',
   startNs: 'f64',
   endNs: 'f64',
   /** Grant → taken by the device. */

@@ -2,11 +2,13 @@
  * The one shared buffer of a scheduler and where everything lies in it. Made once by the thread that creates
  * the scheduler, cloned to all others.
  *
- *   control words, doorbells, margins
- *   per client      model rows, histograms
+ *   control words, heartbeats, doorbells, margins
+ *   what may change  model offers, model specs, profiles, GPU specs, acknowledgements (specs.ts)
+ *   per client      state, model rows, histograms
  *   per client and shard   request lane ▶   ◀ completion lane
- *   slot table and cancel words (all clients)
- *   per shard       cancel bitmap, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
+ *   slot table, cancel words and cell words (all clients)
+ *   page table of the tensors, which lie in a buffer of their own
+ *   per shard       cancel and resend bitmaps, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
  *   candidates      dirty bitmap, mailboxes
  *   model rows      of the shards, of the dispatcher; histograms
  *   GPU rows
@@ -23,13 +25,22 @@ import { ringBytes, type RingPlace } from '../ringbuf/spsc-ring.js';
 import { RubatoError } from '../model/errors.js';
 import { DEVICE_HOSTS, HOST_CALLBACK, type SchedulerConfig } from './config.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, REQUEST } from './records.js';
+import { arenaPages, PAGE_BYTES } from './arena.js';
+import { GPU_SPEC, MODEL_OFFER, MODEL_SPEC, SpecTable } from './specs.js';
 import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
 
 /** Words of the control piece, one line each. Written by the thread that made the scheduler unless said. */
 export const CONTROL_STATE = 0;
-/** Beats of the scheduler thread (written by it). */
-export const CONTROL_HEARTBEAT = LINE_BYTES / 4;
+/** Counts the changes of specs, states and clients: one load per poll tells a role that there is nothing new. */
+export const CONTROL_VERSION = LINE_BYTES / 4;
 export const CONTROL_BYTES = 2 * LINE_BYTES;
+
+/** States of a client's region. Written by the thread that made the scheduler, except `ticket` → `open` by who opens it. */
+export const CLIENT_FREE = 0;
+export const CLIENT_TICKET = 1;
+export const CLIENT_OPEN = 2;
+/** Its thread is gone; what it left is being drained. */
+export const CLIENT_DYING = 3;
 
 export const STATE_RUNNING = 0;
 /** Queued requests end as `closed`; batches that run are waited for. */
@@ -37,16 +48,22 @@ export const STATE_CLOSING = 1;
 /** Threads leave their loops. */
 export const STATE_STOPPED = 2;
 
-/** Doubles of the margins piece, one line each: c is written by the dispatcher, j by the host of the roles, r by the clients, δ is fixed. */
+/**
+ * Doubles of the margins piece, one line each: c and j are written by the dispatcher, r by client 0, δ is fixed; the last is
+ * the most that a measured one may be, written by the thread that made the scheduler.
+ */
 export const MARGIN_CONTROL = 0;
 export const MARGIN_TRANSFER = LINE_BYTES / 8;
 export const MARGIN_RESPONSE = (2 * LINE_BYTES) / 8;
 export const MARGIN_JITTER = (3 * LINE_BYTES) / 8;
-export const MARGIN_BYTES = 4 * LINE_BYTES;
+export const MARGIN_MOST = (4 * LINE_BYTES) / 8;
+export const MARGIN_BYTES = 5 * LINE_BYTES;
 
 export interface ShardPlace {
   readonly bell: number;
   readonly cancel: number;
+  /** One bit per slot: requests that the shard may not have seen, to be admitted unless it has. Marked by whoever takes over for a dead client or hands a model over. */
+  readonly resend: number;
   readonly batchRows: number;
   /** Slot numbers per row of the batch table. */
   readonly batchStride: number;
@@ -76,11 +93,34 @@ export interface HostPlace {
 export interface SharedMemory {
   readonly buffer: SharedArrayBuffer;
   readonly config: SchedulerConfig;
+  /** How many of each there can be at once. */
+  readonly limits: Limits;
   readonly control: number;
+  /** Byte offset of CONTROL_VERSION. */
+  readonly version: number;
+  /** One line per thread. */
+  readonly heartbeats: number;
   readonly margins: number;
   readonly dispatcherBell: number;
+  /** The bells of all threads that host roles. */
+  readonly roleBells: readonly number[];
+  readonly offers: number;
+  readonly specs: number;
+  readonly profiles: number;
+  readonly profileRows: number;
+  readonly gpuSpecs: number;
+  readonly acks: number;
+  /** One i32 per client. */
+  readonly clientStates: number;
   readonly slots: number;
   readonly cancels: number;
+  /** One i32 per slot: where its tensors are, in units of 64 bytes, + 1; 0 = none. Written by the client, published by the request. */
+  readonly cells: number;
+  /** One i32 per page of `arena`. */
+  readonly pages: number;
+  readonly pageCount: number;
+  /** Where tensors lie; null when no model has any. */
+  readonly arena: SharedArrayBuffer | null;
   readonly clients: readonly ClientPlace[];
   readonly shards: readonly ShardPlace[];
   readonly candidateDirty: number;
@@ -92,10 +132,14 @@ export interface SharedMemory {
   readonly hosts: readonly HostPlace[];
 }
 
-/** A measured margin is at most this: beyond a tenth of the shortest SLO the machine has stalled, and waiting for it would only lose requests. */
-export function mostMarginNs(config: SchedulerConfig): number {
-  return Math.min(...config.models.map((model) => model.sloNs)) / 10;
+export interface Limits {
+  readonly models: number;
+  readonly gpus: number;
+  readonly batch: number;
 }
+
+/** A measured margin is at most this: beyond a tenth of the shortest SLO the machine has stalled, and waiting for it would only lose requests. */
+export const mostMarginNs = (slosNs: readonly number[]): number => Math.min(...slosNs) / 10;
 
 /** Smallest power of two that is at least `n`. */
 export function powerOfTwo(n: number): number {
@@ -113,19 +157,34 @@ class LanePlan extends BufferPlan {
   }
 }
 
+/** Threads that host the roles of a scheduler: the dispatch thread is number 0 and also hosts the emulated GPUs. */
+export function schedulerThreads(config: SchedulerConfig): number {
+  return config.split === true ? config.shards + 1 : 1;
+}
+
 /** Lays out and allocates the shared memory of a scheduler. Throws with the arithmetic if it would exceed 2 GiB. */
-export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
+export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): SharedMemory {
   const plan = new LanePlan();
-  const models = config.models.length;
-  const gpus = config.gpus.length;
+  const models = Math.max(config.maxModels ?? 0, config.models.length);
+  const gpus = Math.max(config.maxGpus ?? 0, config.gpus.length);
   const slotsPerClient = 2 ** config.slotShift;
-  const maxBatch = Math.max(...config.models.map((model) => model.maxBatch));
+  const maxBatch = Math.max(config.maxBatch ?? 0, ...config.models.map((model) => model.maxBatch));
   const batchRows = powerOfTwo(Math.max(16, 2 * gpus));
+  const threads = schedulerThreads(config);
 
   const control = plan.take(CONTROL_BYTES);
+  const heartbeats = plan.take(threads * LINE_BYTES);
   const margins = plan.take(MARGIN_BYTES);
-  // One thread hosts all shards, the dispatcher and the emulated GPUs, so one bell wakes them all.
-  const dispatcherBell = plan.take(DOORBELL_BYTES);
+  // One bell per thread: in `single`, one thread hosts all roles.
+  const roleBells = Array.from({ length: threads }, () => plan.take(DOORBELL_BYTES));
+  const dispatcherBell = roleBells[0]!;
+  const offers = plan.take(models * MODEL_OFFER.bytes);
+  const specs = plan.take(models * MODEL_SPEC.bytes);
+  const profileRows = models + 1;
+  const profiles = plan.take(profileRows * (maxBatch + 2) * 8);
+  const gpuSpecs = plan.take(gpus * GPU_SPEC.bytes);
+  const acks = plan.take((2 + config.shards) * LINE_BYTES);
+  const clientStates = plan.take(config.maxClients * 4);
 
   const clients = Array.from({ length: config.maxClients }, () => ({
     bell: plan.take(DOORBELL_BYTES),
@@ -136,9 +195,13 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
   }));
   const slots = plan.take(config.maxClients * slotsPerClient * SLOT.bytes);
   const cancels = plan.take(config.maxClients * slotsPerClient * 4);
+  const cells = plan.take(config.maxClients * slotsPerClient * 4);
+  const pageCount = arenaPages(arenaBytes);
+  const pages = plan.take(pageCount * 4);
 
-  const shards = Array.from({ length: config.shards }, () => ({
-    bell: dispatcherBell,
+  const shards = Array.from({ length: config.shards }, (_, shard) => ({
+    bell: config.split === true ? roleBells[1 + shard]! : dispatcherBell,
+    resend: plan.take(dirtyBitmapBytes(config.maxClients * slotsPerClient)),
     cancel: plan.take(dirtyBitmapBytes(config.maxClients * slotsPerClient)),
     batchRows,
     batchStride: maxBatch,
@@ -179,6 +242,7 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
   marginWords[MARGIN_TRANSFER] = config.margins.transferNs;
   marginWords[MARGIN_RESPONSE] = config.margins.responseNs;
   marginWords[MARGIN_JITTER] = config.margins.jitterNs;
+  marginWords[MARGIN_MOST] = mostMarginNs(config.models.map((model) => model.sloNs));
   const gpuWords = new Int32Array(buffer, gpuRows, (gpus * GPU.bytes) / 4);
   for (let gpu = 0; gpu < gpus; gpu++) {
     const at = gpu * GPU.words;
@@ -188,14 +252,29 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
   }
 
   const place = (lane: number): RingPlace => ({ buffer, ...plan.lanes[lane]! });
-  return {
+  const memory: SharedMemory = {
     buffer,
     config,
+    limits: { models, gpus, batch: maxBatch },
     control,
+    version: control + CONTROL_VERSION * 4,
+    heartbeats,
     margins,
     dispatcherBell,
+    roleBells,
+    offers,
+    specs,
+    profiles,
+    profileRows,
+    gpuSpecs,
+    acks,
+    clientStates,
     slots,
     cancels,
+    cells,
+    pages,
+    pageCount,
+    arena: pageCount === 0 ? null : new SharedArrayBuffer(pageCount * PAGE_BYTES),
     clients: clients.map((client) => ({ ...client, requests: client.requests.map(place), completions: client.completions.map(place) })),
     shards: shards.map((shard) => ({ ...shard, grants: place(shard.grants), answers: place(shard.answers), batchDone: place(shard.batchDone) })),
     candidateDirty,
@@ -206,4 +285,7 @@ export function allocateSharedMemory(config: SchedulerConfig): SharedMemory {
     gpus: gpuRows,
     hosts: hosts.map((host) => ({ ...host, issues: place(host.issues), done: place(host.done) })),
   };
+  new SpecTable(memory).writeAll();
+  Atomics.store(new Int32Array(buffer), clientStates >> 2, CLIENT_OPEN); // client 0 is the thread that made it
+  return memory;
 }

@@ -44,7 +44,7 @@ export class StatsReader {
   readonly #clients: HistogramTable[];
 
   constructor(memory: SharedMemory) {
-    const models = memory.config.models.length;
+    const { models } = memory.limits;
     this.#memory = memory;
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
@@ -112,7 +112,7 @@ export class StatsReader {
 
   /** Bucket counts of one histogram, added over clients where there are several. */
   histogram(kind: keyof typeof HISTOGRAM, model: number): Float64Array {
-    const models = this.#memory.config.models.length;
+    const { models } = this.#memory.limits;
     const row = HISTOGRAM[kind] * models + model;
     const byClient = kind === 'latency' || kind === 'delivery';
     const sources = byClient ? this.#clients.map((table) => table.counts(row)) : [this.#scheduler.counts(row)];

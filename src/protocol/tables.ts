@@ -8,13 +8,15 @@
  *   f64 0 deadlineNs         client      arrival + SLO − r
  *   f32 2 budgetNs           client      deadline − arrival: the arrival to within 2^-24 of the SLO
  *   i32 3 generation         client      counts the uses of the slot; the request is published by the lane's commit
- *   i32 4 model              client
+ *   i32 4 model              client      the model's tag: number and use of the number (specs.ts)
  *   i32 5 outcomeGeneration  shard       = generation once the outcome stands; published by the completion's commit
  *   i32 6 outcome            shard       packed, see outcome.ts
  *   f32 7 endedNs            shard       device end (or drop) − arrival
  *
  * Cancel words, one i32 per slot, apart from the rest because they are rarely touched:
  *   client      the generation that is no longer wanted (Atomics.store, then the shard's cancel bitmap)
+ *
+ * Cell words, one i32 per slot: where the request's tensors lie (arena.ts), written by the client, published by the lane's commit.
  *
  * Batch table of a shard, all words written by that shard:
  *   per row a header of 32 bytes  i32 state, model, number, size, gpu, spare…   and `stride` slot numbers.
@@ -61,6 +63,8 @@ export const SHARD_MODEL = defineRecord(
     batches: 'f64',
     batched: 'f64',
     queued: 'f64',
+    /** Batches that are closed and have not ended. */
+    running: 'f64',
   },
   LINE_BYTES,
 );
@@ -88,6 +92,8 @@ export const GPU = defineRecord(
     nextRow: 'i32',
     nextModel: 'i32',
     nextSize: 'i32',
+    runNumber: 'i32',
+    nextNumber: 'i32',
     /** End of the last batch. */
     freeNs: 'f64',
     runExecNs: 'f64',

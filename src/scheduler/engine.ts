@@ -5,40 +5,58 @@
  * Threads are hosted by Piscina, one endless `run()` each. A `run()` that ends before it was told to is a dead
  * scheduler: `onDeath` is called once with the reason.
  */
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { SystemClock } from '../clock/clock.js';
 import { RubatoError } from '../model/errors.js';
 import type { SchedulerConfig } from '../protocol/config.js';
-import { allocateSharedMemory, CONTROL_HEARTBEAT, CONTROL_STATE, type SharedMemory, STATE_CLOSING, STATE_STOPPED } from '../protocol/shared-memory.js';
-import { Doorbell } from '../ringbuf/doorbell.js';
+import { allocateSharedMemory, CONTROL_STATE, schedulerThreads, type SharedMemory, STATE_CLOSING, STATE_STOPPED } from '../protocol/shared-memory.js';
+import { SpecTable } from '../protocol/specs.js';
+import { LINE_BYTES } from '../ringbuf/layout.js';
 import type { SchedulerTask } from './scheduler.worker.js';
 import type { WaitingStrategy } from './waiter.js';
 
 /** A scheduler thread leaves its loop within one poll; longer means that it is stuck. */
 const STOP_TIMEOUT_MS = 2000;
 
+export interface EngineOptions {
+  readonly waiting: WaitingStrategy;
+  /** Size of the region of tensors. */
+  readonly arenaBytes?: number;
+  readonly onDeath: (reason: RubatoError) => void;
+}
+
 export class Engine {
   readonly memory: SharedMemory;
   readonly clock: SystemClock;
-  readonly #control: Int32Array;
-  readonly #bell: Doorbell;
+  /** To change models and GPUs while it runs. */
+  readonly specs: SpecTable;
+  readonly #i32: Int32Array;
   readonly #pool: Piscina;
-  /** Piscina's end of the channel to its thread: it holds the program as long as a `run()` lasts, which here is for ever. */
+  /** Piscina's ends of the channels to its threads: they hold the program as long as a `run()` lasts, which here is for ever. */
   readonly #ports: MessagePort[];
-  readonly #running: Promise<void>;
+  readonly #running: Promise<unknown>;
   #stopping = false;
 
-  private constructor(config: SchedulerConfig, waiting: WaitingStrategy, onDeath: (reason: RubatoError) => void) {
-    this.memory = allocateSharedMemory(config);
+  private constructor(config: SchedulerConfig, options: EngineOptions) {
+    const { waiting, onDeath } = options;
+    const worker = new URL('./scheduler.worker.js', import.meta.url);
+    if (!existsSync(fileURLToPath(worker))) {
+      // Piscina would wait for its thread for ever.
+      throw new RubatoError('ERR_RUBATO_WORKER_FILE', `the scheduler's worker file ${fileURLToPath(worker)} does not exist; a bundler must leave 'rubato' external or keep its worker files (docs/packaging.md)`);
+    }
+    const threads = schedulerThreads(config);
+    this.memory = allocateSharedMemory(config, options.arenaBytes);
     this.clock = new SystemClock(config.origin);
-    this.#control = new Int32Array(this.memory.buffer, this.memory.control);
-    this.#bell = new Doorbell(this.memory.buffer, this.memory.dispatcherBell);
+    this.specs = new SpecTable(this.memory, true);
+    this.#i32 = new Int32Array(this.memory.buffer);
     const before = messagePorts();
     this.#pool = new Piscina({
-      filename: new URL('./scheduler.worker.js', import.meta.url).href,
-      minThreads: 1,
-      maxThreads: 1,
+      filename: worker.href,
+      minThreads: threads,
+      maxThreads: threads,
       idleTimeout: Infinity,
       concurrentTasksPerWorker: 1,
       atomics: 'disabled',
@@ -46,55 +64,67 @@ export class Engine {
       closeTimeout: STOP_TIMEOUT_MS,
     });
     this.#ports = messagePorts().filter((port) => !before.includes(port));
-    const task: SchedulerTask = { memory: this.memory, waiting };
-    this.#running = this.#pool.run(task).then(
-      () => this.#ended(onDeath, undefined),
-      (error: unknown) => this.#ended(onDeath, error),
+    this.#running = Promise.all(
+      Array.from({ length: threads }, (_, thread) => {
+        const task: SchedulerTask = { memory: this.memory, thread, waiting };
+        return this.#pool.run(task).then(
+          () => this.#ended(thread, onDeath, undefined),
+          (error: unknown) => this.#ended(thread, onDeath, error),
+        );
+      }),
     );
     // An error event without a listener would end the process; the rejected run above tells the same.
     this.#pool.on('error', () => {});
   }
 
-  /** Resolves when the scheduler thread has begun to poll. */
-  static async start(config: SchedulerConfig, waiting: WaitingStrategy, onDeath: (reason: RubatoError) => void): Promise<Engine> {
+  /** Resolves when every thread has begun to poll. */
+  static async start(config: SchedulerConfig, options: EngineOptions): Promise<Engine> {
     let death: RubatoError | null = null;
-    const engine = new Engine(config, waiting, (reason) => {
-      death = reason;
-      onDeath(reason);
+    const engine = new Engine(config, {
+      ...options,
+      onDeath: (reason) => {
+        death = reason;
+        options.onDeath(reason);
+      },
     });
-    while (engine.heartbeat === 0) {
+    const threads = schedulerThreads(config);
+    while (!Array.from({ length: threads }, (_, thread) => engine.heartbeat(thread)).every((beat) => beat !== 0)) {
       if (death !== null) throw death as RubatoError;
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
-    // The thread works for the program, it must not keep the program alive: that is what requests in flight do.
+    // The threads work for the program, they must not keep the program alive: that is what requests in flight do.
     for (const thread of engine.#pool.threads) thread.unref();
     for (const port of engine.#ports) port.unref();
     return engine;
   }
 
-  /** Counts the turns of the scheduler thread's loop (wraps). */
-  get heartbeat(): number {
-    return this.#control[CONTROL_HEARTBEAT]!;
+  /** Counts the turns of a scheduler thread's loop (wraps). */
+  heartbeat(thread: number): number {
+    return this.#i32[(this.memory.heartbeats + thread * LINE_BYTES) >> 2]!;
   }
 
-  #ended(onDeath: (reason: RubatoError) => void, cause: unknown): void {
+  #ended(thread: number, onDeath: (reason: RubatoError) => void, cause: unknown): void {
     if (this.#stopping) return;
     this.#stopping = true;
     const detail = cause instanceof Error ? cause.message : 'it left its loop';
-    onDeath(new RubatoError('ERR_RUBATO_THREAD_DIED', `the scheduler thread has ended unexpectedly: ${detail}`, { cause }));
+    const name = schedulerThreads(this.memory.config) === 1 ? 'the scheduler thread' : thread === 0 ? 'the dispatch thread' : `the thread of shard ${thread - 1}`;
+    onDeath(new RubatoError('ERR_RUBATO_THREAD_DIED', `${name} has ended unexpectedly: ${detail}`, { cause }));
   }
 
   /** From now on queued and new requests end as `closed`; batches that run go on. */
   startClosing(): void {
-    Atomics.store(this.#control, CONTROL_STATE, STATE_CLOSING);
-    this.#bell.ring();
+    this.#setState(STATE_CLOSING);
+  }
+
+  #setState(state: number): void {
+    Atomics.store(this.#i32, (this.memory.control >> 2) + CONTROL_STATE, state);
+    this.specs.publish();
   }
 
   /** Ends the threads. Whatever was in flight gets no completion any more. */
   async stop(): Promise<void> {
     this.#stopping = true;
-    Atomics.store(this.#control, CONTROL_STATE, STATE_STOPPED);
-    this.#bell.ring();
+    this.#setState(STATE_STOPPED);
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, STOP_TIMEOUT_MS);
@@ -106,8 +136,8 @@ export class Engine {
 }
 
 /**
- * The message ports that hold the program now. Piscina keeps its own private; it makes one while its constructor runs, so
- * what is new right after it is that one. Without this call of Node the program would have to close its scheduler to end.
+ * The message ports that hold the program now. Piscina keeps its own private; it makes them while its constructor runs, so
+ * what is new right after it is theirs. Without this call of Node the program would have to close its scheduler to end.
  */
 function messagePorts(): MessagePort[] {
   const { _getActiveHandles: activeHandles } = process as unknown as { _getActiveHandles?: () => unknown[] };

@@ -111,8 +111,11 @@ export class Scheduler<I = unknown, O = unknown> {
   /** @internal */
   static async start<I, O>(options: ResolvedOptions): Promise<Scheduler<I, O>> {
     let scheduler: Scheduler<I, O> | null = null;
-    const engine = await Engine.start(options.config, options.waiting, (reason) => {
-      if (scheduler !== null) scheduler.#die(reason);
+    const engine = await Engine.start(options.config, {
+      waiting: options.waiting,
+      onDeath: (reason) => {
+        if (scheduler !== null) scheduler.#die(reason);
+      },
     });
     scheduler = new Scheduler<I, O>(engine, options);
     void scheduler.#pump();

@@ -1,37 +1,35 @@
 /**
- * The scheduler thread of the `single` topology: all shards, the dispatcher and the emulated GPUs in one endless
- * loop. Hosted by Piscina; ends when the control word says so.
+ * A thread of the scheduler: an endless loop over the roles that it hosts. Hosted by Piscina; ends when the control
+ * word says so. Thread 0 is the dispatch thread; in `single` it hosts the shards as well.
  */
 import { SystemClock } from '../clock/clock.js';
 import { EmulatedDeviceRole } from '../devices/emulated.js';
 import { DispatcherRole } from '../dispatch/dispatcher.js';
-import { HOST_EMULATED } from '../protocol/config.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role } from '../protocol/role.js';
-import { CONTROL_HEARTBEAT, CONTROL_STATE, type SharedMemory, STATE_STOPPED } from '../protocol/shared-memory.js';
+import { CONTROL_STATE, type SharedMemory, STATE_STOPPED } from '../protocol/shared-memory.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
+import { LINE_BYTES } from '../ringbuf/layout.js';
 import { ShardRole } from '../shards/shard.js';
 import { Waiter, type WaitingStrategy } from './waiter.js';
 
 export interface SchedulerTask {
   readonly memory: SharedMemory;
+  readonly thread: number;
   readonly waiting: WaitingStrategy;
 }
 
-export default function runScheduler({ memory, waiting }: SchedulerTask): void {
-  const { config } = memory;
-  const clock = new SystemClock(config.origin);
-  const control = new Int32Array(memory.buffer, memory.control);
-  const bell = new Doorbell(memory.buffer, memory.dispatcherBell);
+export default function runScheduler({ memory, thread, waiting }: SchedulerTask): void {
+  const clock = new SystemClock(memory.config.origin);
+  const i32 = new Int32Array(memory.buffer);
+  const stateAt = (memory.control >> 2) + CONTROL_STATE;
+  const heartbeatAt = (memory.heartbeats + thread * LINE_BYTES) >> 2;
+  const bell = new Doorbell(memory.buffer, memory.roleBells[thread]!);
   const waiter = new Waiter(waiting, clock, bell);
-
-  const roles: Role[] = [];
-  if (config.gpus.some((gpu) => gpu.host === HOST_EMULATED)) roles.push(new EmulatedDeviceRole(memory));
-  for (let shard = 0; shard < config.shards; shard++) roles.push(new ShardRole(memory, shard));
-  roles.push(new DispatcherRole(memory));
+  const roles = rolesOf(memory, thread);
 
   // Ends when the thread that made the scheduler stores STATE_STOPPED and rings.
-  while (Atomics.load(control, CONTROL_STATE) !== STATE_STOPPED) {
-    control[CONTROL_HEARTBEAT] = (control[CONTROL_HEARTBEAT]! + 1) | 0;
+  while (Atomics.load(i32, stateAt) !== STATE_STOPPED) {
+    i32[heartbeatAt] = (i32[heartbeatAt]! + 1) | 0;
     if (pollAll(roles, clock)) {
       waiter.worked();
       continue;
@@ -39,12 +37,20 @@ export default function runScheduler({ memory, waiting }: SchedulerTask): void {
     const now = roles[0]!.cells[CELL_NOW]!;
     if (!waiter.shouldPark(now, nextEventNs(roles))) continue;
     bell.prepare();
-    if (pollAll(roles, clock) || Atomics.load(control, CONTROL_STATE) === STATE_STOPPED) {
+    if (pollAll(roles, clock) || Atomics.load(i32, stateAt) === STATE_STOPPED) {
       bell.cancel();
       continue;
     }
     waiter.park(nextEventNs(roles));
   }
+}
+
+/** In `split`, each shard has a thread of its own, and the dispatcher one together with the emulated GPUs. */
+function rolesOf(memory: SharedMemory, thread: number): Role[] {
+  const { shards, split } = memory.config;
+  if (split === true && thread > 0) return [new ShardRole(memory, thread - 1)];
+  const hosted = split === true ? [] : Array.from({ length: shards }, (_, shard) => new ShardRole(memory, shard));
+  return [new EmulatedDeviceRole(memory), ...hosted, new DispatcherRole(memory)];
 }
 
 /** Polls every role once at one time; whether any had work. */

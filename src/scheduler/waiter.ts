@@ -23,7 +23,7 @@ export class Waiter {
   readonly #clock: Clock;
   readonly #bell: Doorbell;
   /** p99 of how late a sleep ends. */
-  readonly #error = new DelayMeter(new Float64Array([MOST_EARLY_NS]), 0, LEAST_EARLY_NS, MOST_EARLY_NS);
+  readonly #error = new DelayMeter(new Float64Array([MOST_EARLY_NS, MOST_EARLY_NS]), 0, LEAST_EARLY_NS, 1);
   #idleSinceNs = -1;
 
   constructor(strategy: WaitingStrategy, clock: Clock, bell: Doorbell) {

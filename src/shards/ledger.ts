@@ -53,6 +53,8 @@ export class Ledger {
   readonly #cancelWord: number;
   /** Cancelled requests in closed batches: while there are none, the ends of batches need not look for them. */
   #cancelledRunning = 0;
+  /** Whether all requests of the batch that was looked at last are of one client. */
+  #oneClient = false;
   readonly #counters: number;
   readonly #models: number;
   readonly #histograms: HistogramTable;
@@ -70,7 +72,7 @@ export class Ledger {
     this.#slotDouble = memory.slots >> 3;
     this.#cancelWord = memory.cancels >> 2;
     this.#counters = memory.shardModels >> 3;
-    this.#models = memory.config.models.length;
+    this.#models = memory.limits.models;
     this.#histograms = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * this.#models);
     this.#slotShift = memory.config.slotShift;
     this.#lanes = memory.clients.map((client) => new RingWriter(client.completions[shard]!));
@@ -100,8 +102,8 @@ export class Ledger {
     const late = this.#countLate(slotsAt, size);
     let cancelled = 0;
     let cancelledLate = 0;
-    if (late === 0 && status === STATUS_OK && this.#cancelledRunning === 0 && this.#lanes.length === 1) {
-      this.#endAll(slotsAt, size, model, place | OUTCOME.completed, this.#lanes[0]!);
+    if (late === 0 && status === STATUS_OK && this.#cancelledRunning === 0 && this.#oneClient) {
+      this.#endAll(slotsAt, size, model, place | OUTCOME.completed, i32[slotsAt]! >> this.#slotShift);
     } else {
       for (let i = 0; i < size; i++) {
         const slot = i32[slotsAt + i]!;
@@ -123,7 +125,7 @@ export class Ledger {
   }
 
   /**
-   * How many of a batch have ended after their deadline. A loop of its own, and first: it is short enough for the
+   * How many of a batch have ended after their deadline, and whether one client has sent them all. A loop of its own, and first: it is short enough for the
    * processor to have many of its cache misses under way at once, and the loop after it finds the lines at hand.
    */
   #countLate(slotsAt: number, size: number): number {
@@ -131,13 +133,21 @@ export class Ledger {
     const f64 = this.f64;
     const base = this.#slotDouble + DEADLINE;
     const end = this.cells[LEDGER_END]!;
+    const first = i32[slotsAt]!;
     let late = 0;
-    for (let i = 0; i < size; i++) if (end > f64[base + i32[slotsAt + i]! * DOUBLES]!) late++;
+    let differing = 0;
+    for (let i = 0; i < size; i++) {
+      const slot = i32[slotsAt + i]!;
+      differing |= slot ^ first;
+      if (end > f64[base + slot * DOUBLES]!) late++;
+    }
+    this.#oneClient = differing >> this.#slotShift === 0;
     return late;
   }
 
   /** `#end` for a whole batch with one outcome and one client, with all that is the same in locals: half the time. */
-  #endAll(slotsAt: number, size: number, model: number, packed: number, lane: RingWriter): void {
+  #endAll(slotsAt: number, size: number, model: number, packed: number, client: number): void {
+    const lane = this.#lanes[client]!;
     const i32 = this.i32;
     const f32 = this.#f32;
     const f64 = this.f64;
@@ -166,7 +176,7 @@ export class Ledger {
       f32[at + COMPLETION_DURATION_NS] = durationNs;
       histograms.record(waitRow, endedNs - durationNs);
     }
-    this.#pending[0]! += size;
+    this.#pending[client]! += size;
   }
 
   #isCancelled(slot: number): boolean {

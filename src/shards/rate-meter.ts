@@ -31,6 +31,16 @@ export class RateMeter {
     this.nextTickNs[model] = nowNs + SAMPLE_NS;
   }
 
+  /** Forgets everything: the number is another model's now. */
+  reset(model: number): void {
+    this.arrivals[model] = 0;
+    this.nextTickNs[model] = Infinity;
+    this.#filled[model] = 0;
+    this.#cursor[model] = 0;
+    this.#sum[model] = 0;
+    this.#sumSquares[model] = 0;
+  }
+
   /** Closes every sample that has ended by `nowNs`. */
   catchUp(model: number, nowNs: number): void {
     const ended = Math.floor((nowNs - this.nextTickNs[model]!) / SAMPLE_NS) + 1;

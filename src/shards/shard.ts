@@ -13,7 +13,6 @@ import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
 import {
   DROP_NEVER,
   type SchedulerConfig,
-  shardOf,
   WANT_FRONTRUN,
   WANT_IMMEDIATE,
   WANT_LATEST,
@@ -25,6 +24,7 @@ import { OUTCOME } from '../protocol/outcome.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, GRANT, GRANT_EARLY, REQUEST } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import {
+  CLIENT_FREE,
   CONTROL_STATE,
   MARGIN_CONTROL,
   MARGIN_JITTER,
@@ -34,6 +34,7 @@ import {
   type ShardPlace,
   STATE_RUNNING,
 } from '../protocol/shared-memory.js';
+import { ackOfShard, MODEL_ACTIVE, MODEL_ENDING, MODEL_FROZEN, MODEL_MASK, MODEL_NONE, MODEL_OFFER, MODEL_SPEC, profileView } from '../protocol/specs.js';
 import { BATCH, BATCH_FREE, BATCH_OPEN, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
 import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
@@ -67,6 +68,7 @@ const {
   answered: SHARD_MODEL_ANSWERED,
   queued: SHARD_MODEL_QUEUED,
   ratePerSecond: SHARD_MODEL_RATE_PER_SECOND,
+  running: SHARD_MODEL_RUNNING,
   target: SHARD_MODEL_TARGET,
 } = SHARD_MODEL.at;
 const {
@@ -93,6 +95,10 @@ const WINDOW_LEAD = 4;
 /** A batch that starts within this time (and twice the error of timers) is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
 const NEAR_NS = 200e3;
 
+/** In `#tags`. */
+const NOT_MINE = -1;
+const NO_MORE = -2;
+
 const MODEL_WORDS = SHARD_MODEL.words;
 const CONTROL_AT = MARGIN_CONTROL;
 const TRANSFER_AT = MARGIN_TRANSFER;
@@ -102,6 +108,8 @@ export class ShardRole implements Role {
   readonly cells = roleCells();
   readonly #observer: Observer | null;
   readonly #config: SchedulerConfig;
+  readonly #memory: SharedMemory;
+  readonly #shard: number;
   readonly #place: ShardPlace;
   readonly #i32: Int32Array;
   readonly #f32: Float32Array;
@@ -111,18 +119,25 @@ export class ShardRole implements Role {
   readonly #slotWord: number;
   readonly #slotDouble: number;
   readonly #cancelWord: number;
-  /** By slot: the low byte of the generation that was admitted last. Tells a request in the lane from one that was closed. */
-  readonly #admitted: Uint8Array;
+  /** By slot: the generation that was admitted last. Tells a request in the lane from one that is closed, and one that was sent twice. */
+  readonly #admitted: Int32Array;
   readonly #rowsAt: number;
   readonly #headersAt: number;
   readonly #batchSlotsAt: number;
 
+  /** By client. */
   readonly #requests: RingReader[];
+  /** The clients whose lanes are looked at. */
+  #openClients: number[] = [];
   readonly #grants: RingReader;
   readonly #answers: RingWriter;
   readonly #batchDone: RingReader;
   readonly #cancels: DirtyBitmap;
-  readonly #cancelled = new Int32Array(256);
+  readonly #cancelsOf: DirtyBitmap[];
+  readonly #resends: DirtyBitmap;
+  readonly #resendsOf: DirtyBitmap[];
+  readonly #shardBells: Doorbell[];
+  readonly #marked = new Int32Array(256);
   readonly #mailboxes: Mailboxes;
   readonly #dirty: DirtyBitmap;
   readonly #dispatcherBell: Doorbell;
@@ -135,6 +150,13 @@ export class ShardRole implements Role {
   /** By model; models of other shards have none. */
   readonly #queues: DeadlineQueue[] = [];
   readonly #latencies: Float64Array[] = [];
+  /** What is known of the specs: their version, and that of each model's. */
+  #version = 0;
+  readonly #versions: Int32Array;
+  /** The tag of each model that is this shard's and takes requests, NO_MORE if it takes none any more; NOT_MINE for all others. */
+  readonly #tags: Int32Array;
+  readonly #states: Uint8Array;
+  readonly #sloNs: Float64Array;
   readonly #maxBatch: Int32Array;
   readonly #maxQueue: Int32Array;
   /** ℓ(1). */
@@ -164,8 +186,10 @@ export class ShardRole implements Role {
     this.#observer = observer;
     const config = memory.config;
     const place = memory.shards[shard]!;
-    const models = config.models.length;
+    const models = memory.limits.models;
     this.#config = config;
+    this.#memory = memory;
+    this.#shard = shard;
     this.#place = place;
     this.#i32 = new Int32Array(memory.buffer);
     this.#f32 = new Float32Array(memory.buffer);
@@ -175,7 +199,7 @@ export class ShardRole implements Role {
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
     this.#cancelWord = memory.cancels >> 2;
-    this.#admitted = new Uint8Array(config.maxClients * 2 ** config.slotShift);
+    this.#admitted = new Int32Array(config.maxClients * 2 ** config.slotShift);
     this.#rowsAt = memory.shardModels >> 2;
     this.#headersAt = place.batchHeaders >> 2;
     this.#batchSlotsAt = place.batchSlots >> 2;
@@ -185,7 +209,11 @@ export class ShardRole implements Role {
     this.#grants = new RingReader(place.grants);
     this.#answers = new RingWriter(place.answers);
     this.#batchDone = new RingReader(place.batchDone);
-    this.#cancels = new DirtyBitmap(memory.buffer, place.cancel, config.maxClients * 2 ** config.slotShift);
+    this.#cancelsOf = memory.shards.map((other) => new DirtyBitmap(memory.buffer, other.cancel, config.maxClients * 2 ** config.slotShift));
+    this.#cancels = this.#cancelsOf[shard]!;
+    this.#resendsOf = memory.shards.map((other) => new DirtyBitmap(memory.buffer, other.resend, config.maxClients * 2 ** config.slotShift));
+    this.#resends = this.#resendsOf[shard]!;
+    this.#shardBells = memory.shards.map((other) => new Doorbell(memory.buffer, other.bell));
     this.#mailboxes = new Mailboxes(memory.buffer, memory.candidates, models, CANDIDATE.bytes);
     this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
     this.#dispatcherBell = new Doorbell(memory.buffer, memory.dispatcherBell);
@@ -193,11 +221,15 @@ export class ShardRole implements Role {
 
     this.#meter = new RateMeter(models);
     this.#timers = new TimeTree(models);
-    this.#maxBatch = Int32Array.from(config.models, (model) => model.maxBatch);
-    this.#maxQueue = Int32Array.from(config.models, (model) => model.maxQueue);
-    this.#dropPolicy = Uint8Array.from(config.models, (model) => model.dropPolicy);
-    this.#condition = Uint8Array.from(config.models, (model) => model.condition);
-    this.#aloneNs = Float64Array.from(config.models, (model) => config.profiles[model.profile]![1]!);
+    this.#versions = new Int32Array(models);
+    this.#tags = new Int32Array(models).fill(NOT_MINE);
+    this.#states = new Uint8Array(models);
+    this.#sloNs = new Float64Array(models);
+    this.#maxBatch = new Int32Array(models);
+    this.#maxQueue = new Int32Array(models);
+    this.#dropPolicy = new Uint8Array(models);
+    this.#condition = new Uint8Array(models);
+    this.#aloneNs = new Float64Array(models);
     this.#target = new Int32Array(models);
     this.#hint = new Int32Array(models);
     this.#lastExecNs = new Float64Array(models);
@@ -210,16 +242,14 @@ export class ShardRole implements Role {
     this.#publishedRankNs = new Float64Array(models);
 
     const positions = new Int32Array(config.maxClients * 2 ** config.slotShift);
+    const noLatencies = new Float64Array(1);
     for (let model = 0; model < models; model++) {
-      const latencies = config.profiles[config.models[model]!.profile]!;
-      this.#latencies.push(latencies);
+      this.#latencies.push(noLatencies);
       this.#queues.push(new DeadlineQueue(positions));
-      if (shardOf(model, config.shards) === shard) {
-        this.#target[model] = firstTargetBatch(latencies, this.#maxBatch[model]!, config.models[model]!.sloNs);
-      }
     }
     this.#freeRows = new Int32Array(place.batchRows);
     for (let row = place.batchRows - 1; row >= 0; row--) this.#freeRows[this.#freeRowCount++] = row;
+    this.#takeChanges();
   }
 
   /** Requests of `model` that wait here. For tests and the simulator. */
@@ -231,17 +261,20 @@ export class ShardRole implements Role {
     const cells = this.cells;
     const now = cells[CELL_NOW]!;
     this.#ledger.cells[LEDGER_NOW] = now;
-    if (!this.#closing && Atomics.load(this.#i32, this.#controlAt) !== STATE_RUNNING) this.#startClosing();
+    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version;
+    if (changed) this.#takeChanges();
 
     let work = this.#drainRequests();
+    work += this.#drainResends();
     work += this.#drainCancels();
     work += this.#drainBatchDone();
     work += this.#fireTimers(now);
     work += this.#answerGrants();
-    if (work > 0) {
+    if (work > 0 || changed) {
       this.#updateTouched(now);
       this.#ledger.commit();
     }
+    if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ackOfShard(this.#shard), this.#version);
     cells[CELL_NEXT] = this.#timers.nodes[1]!;
     cells[CELL_WORK] = work;
   }
@@ -252,11 +285,114 @@ export class ShardRole implements Role {
     this.#touched[this.#touchedCount++] = model;
   }
 
+  // ---------------------------------------------------------------- changes of models and clients
+
+  /** Reads the rows that have changed since it last looked (specs.ts). Acknowledged at the end of the poll. */
+  #takeChanges(): void {
+    const memory = this.#memory;
+    const i32 = this.#i32;
+    this.#version = Atomics.load(i32, memory.version >> 2);
+    for (let model = 0; model < this.#versions.length; model++) {
+      const version = i32[(memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.version]!;
+      if (version === this.#versions[model]) continue;
+      this.#versions[model] = version;
+      this.#takeModel(model);
+    }
+    this.#openClients = memory.clients.map((_, client) => client).filter((client) => Atomics.load(i32, (memory.clientStates >> 2) + client) !== CLIENT_FREE);
+    if (!this.#closing && Atomics.load(i32, this.#controlAt) !== STATE_RUNNING) this.#startClosing();
+  }
+
+  #takeModel(model: number): void {
+    const memory = this.#memory;
+    const i32 = this.#i32;
+    const spec = (memory.specs >> 2) + model * MODEL_SPEC.words;
+    const offer = (memory.offers >> 2) + model * MODEL_OFFER.words;
+    const wasMine = this.#tags[model] !== NOT_MINE;
+    const tag = i32[offer + MODEL_OFFER.at.tag]! & ~(1 << 31);
+    const state = i32[spec + MODEL_SPEC.at.state]!;
+    const mine = state !== MODEL_NONE && i32[spec + MODEL_SPEC.at.shard] === this.#shard;
+    const isNew = mine && state !== MODEL_ENDING && tag !== this.#tags[model];
+    this.#tags[model] = !mine ? NOT_MINE : state === MODEL_ENDING ? NO_MORE : tag;
+    this.#states[model] = state;
+    if (wasMine && !mine) this.#handOver(model);
+    if (!mine) return;
+    this.#sloNs[model] = this.#f64[(offer >> 1) + MODEL_OFFER.at.sloNs]!;
+    this.#aloneNs[model] = this.#f64[(offer >> 1) + MODEL_OFFER.at.aloneNs]!;
+    this.#latencies[model] = profileView(memory, i32[spec + MODEL_SPEC.at.profile]!);
+    this.#maxBatch[model] = i32[spec + MODEL_SPEC.at.maxBatch]!;
+    this.#maxQueue[model] = i32[spec + MODEL_SPEC.at.maxQueue]!;
+    this.#dropPolicy[model] = i32[spec + MODEL_SPEC.at.dropPolicy]!;
+    this.#condition[model] = i32[spec + MODEL_SPEC.at.condition]!;
+    this.#hint[model] = 0;
+    if (isNew) {
+      this.#meter.reset(model);
+      this.#lastExecNs[model] = 0;
+    }
+    this.#retarget(model);
+    if (state === MODEL_ENDING) this.#endQueued(model);
+    // The first candidate is published with the first request; a later change must be, even if it looks the same.
+    if (wasMine || isNew) this.#publishedStamp[model] = -1;
+    if (wasMine || this.#queues[model]!.count > 0) this.#touch(model);
+  }
+
+  /** The model is another shard's now: so are the requests that wait. Its batches have ended before (it was frozen until they had). */
+  #handOver(model: number): void {
+    this.#timers.set(model, Infinity);
+    const queue = this.#queues[model]!;
+    const slots = new Int32Array(queue.count);
+    queue.takeOldest(slots.length, slots, 0);
+    for (const slot of slots) this.#pass(slot, model);
+  }
+
+  /** A request for a model that is not this shard's: to its new owner, or, if the model was removed, to its end. */
+  #pass(slot: number, model: number): void {
+    const word = this.#slotWord + slot * SLOT_WORDS;
+    const owner = this.#ownerOf(model);
+    const tag = this.#i32[(this.#memory.offers >> 2) + model * MODEL_OFFER.words + MODEL_OFFER.at.tag]! & ~(1 << 31);
+    if (owner === this.#shard || this.#i32[word + SLOT_MODEL] !== tag) {
+      this.#admitted[slot] = this.#i32[word + SLOT_GENERATION]!;
+      this.#ledger.endUnrun(slot, model, OUTCOME.closed);
+      return;
+    }
+    this.#admitted[slot] = 0; // it may come back one day
+    this.#resendsOf[owner]!.mark(slot);
+    this.#shardBells[owner]!.ring();
+  }
+
+  #ownerOf(model: number): number {
+    return this.#i32[(this.#memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.shard]!;
+  }
+
+  #endQueued(model: number): void {
+    const queue = this.#queues[model]!;
+    const slots = new Int32Array(queue.count);
+    queue.takeOldest(slots.length, slots, 0);
+    for (const slot of slots) this.#ledger.endUnrun(slot, model, OUTCOME.closed);
+  }
+
   // ---------------------------------------------------------------- arrivals
+
+  /** Requests that may not have reached this shard: of a client that has died, or of a model that was another shard's. */
+  #drainResends(): number {
+    if (!this.#resends.dirty) return 0;
+    const i32 = this.#i32;
+    const count = this.#resends.collect(this.#marked);
+    for (let k = 0; k < count; k++) {
+      const slot = this.#marked[k]!;
+      const word = this.#slotWord + slot * SLOT_WORDS;
+      const generation = i32[word + SLOT_GENERATION]!;
+      if (i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
+      if (this.#closing) this.#closeUnlessAdmitted(slot);
+      else this.#admitOne(slot, generation);
+    }
+    return count;
+  }
 
   #drainRequests(): number {
     let work = 0;
-    for (let client = 0; client < this.#requests.length; client++) {
+    const clients = this.#openClients;
+    for (let k = 0; k < clients.length; k++) {
+      const client = clients[k]!;
       const lane = this.#requests[client]!;
       const count = lane.available(REQUESTS_PER_POLL);
       if (count === 0) continue;
@@ -296,6 +432,7 @@ export class ShardRole implements Role {
     const f64 = this.#f64;
     const cancelWord = this.#cancelWord;
     const admitted = this.#admitted;
+    const tags = this.#tags;
     const queues = this.#queues;
     const isTouched = this.#isTouched;
     const nextTickNs = this.#meter.nextTickNs;
@@ -311,15 +448,25 @@ export class ShardRole implements Role {
       const at = lane.word(k);
       const slot = laneWords[at + REQUEST_SLOT]!;
       const word = slotWord + slot * SLOT_WORDS;
-      if (laneWords[at + REQUEST_GENERATION] !== i32[word + SLOT_GENERATION]) throw new Error(`request for slot ${slot}: its generation is not the slot's`);
-      const model = i32[word + SLOT_MODEL]!;
+      const generation = i32[word + SLOT_GENERATION]!;
+      if (laneWords[at + REQUEST_GENERATION] !== generation) {
+        this.#skipRepeated(slot, laneWords[at + REQUEST_GENERATION]!, generation);
+        continue;
+      }
+      const tag = i32[word + SLOT_MODEL]!;
+      const model = tag & MODEL_MASK;
+      if (admitted[slot] === generation) continue; // it came by another way already
+      if (tags[model] !== tag) {
+        this.#pass(slot, model);
+        continue;
+      }
       const deadline = f64[slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!;
       // The rate meter must be up to date before the request is counted.
       if (now >= nextTickNs[model]! || nextTickNs[model] === Infinity) this.#meterIsDue(model, now);
       arrivals[model]!++;
       const queue = queues[model]!;
-      admitted[slot] = i32[word + SLOT_GENERATION]!;
-      if (i32[cancelWord + slot] === i32[word + SLOT_GENERATION]) {
+      admitted[slot] = generation;
+      if (i32[cancelWord + slot] === generation) {
         this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
       } else if (deadline < soonestStartNs + aloneNs[model]! && this.#dropPolicy[model] !== DROP_NEVER) {
         // Not even alone and at once: what the policy would find out with more work, which is worst when there is least time.
@@ -331,6 +478,27 @@ export class ShardRole implements Role {
         if (isTouched[model] === 0) this.#touch(model);
       }
     }
+  }
+
+  /** A record whose request has ended by another way and whose slot is used again; anything else is a broken invariant. */
+  #skipRepeated(slot: number, sent: number, generation: number): void {
+    if (((generation - sent) | 0) < 0) throw new Error(`request for slot ${slot}: generation ${sent} was sent, the slot is at ${generation}`);
+  }
+
+  /** As `#admit` for one that came by another way than its lane. */
+  #admitOne(slot: number, generation: number): void {
+    const tag = this.#i32[this.#slotWord + slot * SLOT_WORDS + SLOT_MODEL]!;
+    const model = tag & MODEL_MASK;
+    if (this.#admitted[slot] === generation) return;
+    if (this.#tags[model] !== tag) {
+      this.#pass(slot, model);
+      return;
+    }
+    this.#admitted[slot] = generation;
+    const deadline = this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!;
+    if (Atomics.load(this.#i32, this.#cancelWord + slot) === generation) this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
+    else this.#queues[model]!.push(slot, deadline);
+    this.#touch(model);
   }
 
   #meterIsDue(model: number, now: number): void {
@@ -345,40 +513,44 @@ export class ShardRole implements Role {
   }
 
   #refuseAll(lane: RingReader, count: number): void {
-    for (let k = 0; k < count; k++) {
-      const slot = lane.i32[lane.word(k) + REQUEST_SLOT]!;
-      this.#ledger.endUnrun(slot, this.#i32[this.#slotWord + slot * SLOT_WORDS + SLOT_MODEL]!, OUTCOME.closed);
-    }
+    for (let k = 0; k < count; k++) this.#closeUnlessAdmitted(lane.i32[lane.word(k) + REQUEST_SLOT]!);
+  }
+
+  #closeUnlessAdmitted(slot: number): void {
+    const word = this.#slotWord + slot * SLOT_WORDS;
+    const generation = this.#i32[word + SLOT_GENERATION]!;
+    if (this.#admitted[slot] === generation) return;
+    this.#admitted[slot] = generation;
+    this.#ledger.endUnrun(slot, this.#i32[word + SLOT_MODEL]! & MODEL_MASK, OUTCOME.closed);
   }
 
   #startClosing(): void {
     this.#closing = true;
     for (let model = 0; model < this.#queues.length; model++) {
-      const queue = this.#queues[model]!;
-      if (queue.count === 0) continue;
-      const slots = new Int32Array(queue.count);
-      queue.takeOldest(slots.length, slots, 0);
-      for (const slot of slots) this.#ledger.endUnrun(slot, model, OUTCOME.closed);
+      if (this.#queues[model]!.count === 0) continue;
+      this.#endQueued(model);
       this.#touch(model);
     }
-    this.#ledger.commit();
-    this.#updateTouched(this.cells[CELL_NOW]!);
   }
 
   // ---------------------------------------------------------------- cancels
 
   #drainCancels(): number {
     if (!this.#cancels.dirty) return 0;
-    const count = this.#cancels.collect(this.#cancelled);
+    const count = this.#cancels.collect(this.#marked);
     for (let k = 0; k < count; k++) {
-      const slot = this.#cancelled[k]!;
+      const slot = this.#marked[k]!;
       const word = this.#slotWord + slot * SLOT_WORDS;
       const generation = this.#i32[word + SLOT_GENERATION]!;
       // Stale: the slot has been used again since, or the request has ended. Or its record is still in the lane: `#admit` will look.
       if (Atomics.load(this.#i32, this.#cancelWord + slot) !== generation) continue;
       if (this.#i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
-      if (this.#admitted[slot] !== (generation & 255)) continue;
-      const model = this.#i32[word + SLOT_MODEL]!;
+      const model = this.#i32[word + SLOT_MODEL]! & MODEL_MASK;
+      if (this.#tags[model] === NOT_MINE) {
+        this.#passCancel(slot, model);
+        continue;
+      }
+      if (this.#admitted[slot] !== generation) continue;
       if (!this.#queues[model]!.remove(slot)) {
         this.#ledger.cancelRunning();
         continue;
@@ -387,6 +559,14 @@ export class ShardRole implements Role {
       this.#touch(model);
     }
     return count;
+  }
+
+  /** The model has moved, and its requests with it. */
+  #passCancel(slot: number, model: number): void {
+    const owner = this.#ownerOf(model);
+    if (owner === this.#shard) return;
+    this.#cancelsOf[owner]!.mark(slot);
+    this.#shardBells[owner]!.ring();
   }
 
   // ---------------------------------------------------------------- ended batches
@@ -404,6 +584,7 @@ export class ShardRole implements Role {
       ledger.cells[LEDGER_END] = lane.f64[(at >> 1) + BATCH_DONE_END_NS]!;
       ledger.endBatch(header, this.#batchSlotsAt + row * this.#place.batchStride, lane.i32[at + BATCH_DONE_STATUS]!);
       this.#i32[header + BATCH_STATE] = BATCH_FREE;
+      this.#f64[((this.#rowsAt + this.#i32[header + BATCH_MODEL]! * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! -= 1;
       this.#freeRows[this.#freeRowCount++] = row;
     }
     if (count > 0) lane.release(count);
@@ -497,6 +678,7 @@ export class ShardRole implements Role {
     this.#i32[header + BATCH_SIZE] = size;
     this.#i32[header + BATCH_GPU] = gpu;
     this.#i32[header + BATCH_STATE] = BATCH_OPEN;
+    this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! += 1;
     return row;
   }
 
@@ -526,6 +708,7 @@ export class ShardRole implements Role {
   #canWait(now: number, model: number): boolean {
     const queue = this.#queues[model]!;
     const size = queue.suffixCount;
+    if (this.#states[model] !== MODEL_ACTIVE) return false;
     if (size === 0 || size >= this.#maxBatch[model]! || queue.prefixCount > 0 || this.#condition[model] !== WANT_FRONTRUN) return false;
     const row = this.#rowsAt + model * MODEL_WORDS;
     if (this.#publishedStamp[model] !== this.#i32[row + SHARD_MODEL_ANSWERED]) return false;
@@ -552,6 +735,10 @@ export class ShardRole implements Role {
     const control = f64[this.#marginsAt + CONTROL_AT]!;
     const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
     const policy = this.#policy;
+    if (this.#states[model] === MODEL_FROZEN || this.#tags[model]! < 0) {
+      policy.size = 0;
+      return;
+    }
     policy.cells[NOW_PLUS_CONTROL] = now + control;
     policy.cells[TRANSFER] = transfer;
     policy.cells[GPU_FREE] = gpuFreeNs;
@@ -618,7 +805,7 @@ export class ShardRole implements Role {
   #targetDelayNs(model: number): number {
     const delayNs = this.#meter.known(model)
       ? (this.#target[model]! / this.#meter.ratePerSecond(model)) * 1e9
-      : this.#config.models[model]!.sloNs / 2;
+      : this.#sloNs[model]! / 2;
     return Math.ceil(this.#lastExecNs[model]! + delayNs);
   }
 
@@ -665,12 +852,21 @@ export class ShardRole implements Role {
   }
 
   #tick(model: number, now: number): void {
+    this.#meter.catchUp(model, now);
+    this.#retarget(model);
+  }
+
+  /** The target size, from the rate as far as it is known. */
+  #retarget(model: number): void {
     const meter = this.#meter;
-    meter.catchUp(model, now);
+    if (!meter.known(model)) {
+      this.#target[model] = firstTargetBatch(this.#latencies[model]!, this.#maxBatch[model]!, this.#sloNs[model]!);
+      return;
+    }
     const rate = meter.ratePerSecond(model);
     const f64 = this.#f64;
     const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
-    const budget = this.#config.models[model]!.sloNs - f64[this.#marginsAt + CONTROL_AT]! - f64[this.#marginsAt + MARGIN_RESPONSE]!;
+    const budget = this.#sloNs[model]! - f64[this.#marginsAt + CONTROL_AT]! - f64[this.#marginsAt + MARGIN_RESPONSE]!;
     const target = targetBatch(this.#latencies[model]!, this.#maxBatch[model]!, budget, rate, transfer);
     this.#target[model] = target;
     const row = this.#rowsAt + model * MODEL_WORDS;

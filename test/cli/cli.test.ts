@@ -110,9 +110,11 @@ describe('rubato', () => {
   });
 
   test('looks at the machine', async () => {
-    assert.match(await ran(['doctor']), /^ok {2}Node\.js .*supported/m);
+    const text = await ran(['doctor']);
+    assert.match(text, /^ok {2}Node\.js .*supported/m);
+    assert.match(text, /^(ok|--) {2}threads .*titanx4/m);
     const report = JSON.parse(await ran(['doctor', '--json', '-'])) as Record<string, unknown>;
-    assert.deepEqual(Object.keys(report), ['node', 'platform', 'cpu', 'addon', 'cuda', 'timer']);
+    assert.deepEqual(Object.keys(report), ['node', 'platform', 'cpu', 'addon', 'cuda', 'timer', 'topology']);
   });
 });
 

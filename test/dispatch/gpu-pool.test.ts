@@ -18,7 +18,7 @@ function plan(pool: GpuPool, gpu: number, number: number, row: number, ready: nu
   pool.cells[POOL_EXEC] = Math.max(ready, freeAt);
   pool.cells[POOL_READY] = ready;
   pool.cells[POOL_LENGTH] = length;
-  pool.plan(gpu, 0, row, 0, 1);
+  pool.plan(gpu, 0, row, 0, number, 1);
 }
 
 function end(pool: GpuPool, gpu: number, start: number, at: number): void {
@@ -64,7 +64,7 @@ describe('GpuPool', () => {
     pool.grant(0, 0, 2);
     pool.refuse(0);
     assert.equal(pool.freeAt.get(0), 10);
-    assert.ok(pool.runs(0, 0, 0));
+    assert.ok(pool.runs(0, 0, 0, 1));
   });
 
   it('gives it back as it has become when its batch has ended meanwhile', () => {
@@ -84,7 +84,8 @@ describe('GpuPool', () => {
       plan(pool, 0, 2, 1, ready, 7);
       end(pool, 0, 0, actualEnd);
       assert.equal(pool.freeAt.get(0), freeAt);
-      assert.ok(pool.runs(0, 0, 1) && !pool.runs(0, 0, 0));
+      assert.ok(pool.runs(0, 0, 1, 2) && !pool.runs(0, 0, 0, 1));
+      assert.ok(!pool.runs(0, 0, 1, 1), 'an end of an earlier batch in the same row');
       assert.equal(pool.cells[POOL_PLANNED], 0);
     }
   });
@@ -97,7 +98,7 @@ describe('GpuPool', () => {
     pool.cells[POOL_EXEC] = 10;
     pool.cells[POOL_READY] = 6;
     pool.cells[POOL_LENGTH] = 7;
-    pool.plan(0, 0, 1, 0, 1);
+    pool.plan(0, 0, 1, 0, 2, 1);
     assert.equal(pool.freeAt.get(0), 21);
   });
 

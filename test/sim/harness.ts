@@ -12,7 +12,7 @@
  */
 import type { Observer } from '#rubato/protocol/observer.js';
 import { REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '#rubato/protocol/client-port.js';
-import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, type SchedulerConfig, shardOf } from '#rubato/protocol/config.js';
+import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, firstShardOf, type SchedulerConfig } from '#rubato/protocol/config.js';
 import { CELL_NOW } from '#rubato/protocol/role.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
 import { SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
@@ -319,7 +319,7 @@ export class Run implements Observer {
     };
     this.requests.push(request);
     this.#bySlot.set(slot, request);
-    this.#lanes[shardOf(model, this.#scenario.shards)]!.push(request);
+    this.#lanes[firstShardOf(this.#config, model)]!.push(request);
   }
 
   #cancel(index: number, at: number): void {
@@ -332,7 +332,7 @@ export class Run implements Observer {
     this.host.client.cancel(request.slot);
     if (request.state === 'ended' || request.cancelled) return;
     request.cancelled = true;
-    this.#cancels[shardOf(request.model, this.#scenario.shards)]!.push(request);
+    this.#cancels[firstShardOf(this.#config, request.model)]!.push(request);
   }
 
   #runOut(): void {
@@ -674,7 +674,7 @@ export class Run implements Observer {
       ['refused', stats.refused, counts.refused],
       ['in flight', stats.inFlight, counts.open],
       ['queued', stats.queued, this.#queues[model]!.count],
-      ['queued in the shard', this.host.shards[shardOf(model, this.#scenario.shards)]!.queued(model), this.#queues[model]!.count],
+      ['queued in the shard', this.host.shards[firstShardOf(this.#config, model)]!.queued(model), this.#queues[model]!.count],
       ['batches', stats.batches, counts.batches],
       ['requests in batches', stats.batched, counts.batched],
       ['grants', stats.grants, counts.grants],

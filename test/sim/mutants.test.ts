@@ -27,7 +27,7 @@ interface Mutant {
 const MUTANTS: readonly Mutant[] = [
   {
     name: 'drops the last request of each batch without a word',
-    file: 'shards/ledger', find: '#endAll(slotsAt, size, model, packed, lane) {', replace: '#endAll(slotsAt, size, model, packed, lane) {\n        size--;',
+    file: 'shards/ledger', find: '#endAll(slotsAt, size, model, packed, client) {', replace: '#endAll(slotsAt, size, model, packed, client) {\n        size--;',
     caughtBy: 'one outcome',
   },
   {

@@ -86,7 +86,7 @@ describe('the doctor', () => {
   test('reports under stable keys that survive JSON', () => {
     const report = doctor();
     assert.deepEqual(JSON.parse(JSON.stringify(report)), report);
-    assert.deepEqual(Object.keys(report), ['node', 'platform', 'cpu', 'addon', 'cuda', 'timer']);
+    assert.deepEqual(Object.keys(report), ['node', 'platform', 'cpu', 'addon', 'cuda', 'timer', 'topology']);
     assert.equal(report.node.version, process.versions.node);
     assert.equal(report.node.supported, true);
     assert.equal(report.addon.loaded, native !== null);
