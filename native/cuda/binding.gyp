@@ -3,7 +3,7 @@
     {
       "target_name": "rubato_cuda",
       "sources": ["addon.cc", "driver_probe.cc", "timer_slack.cc"],
-      "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      "include_dirs": [".", "<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": [
         "NAPI_VERSION=9",
         "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS",
@@ -11,7 +11,7 @@
       ],
       "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden"],
       "conditions": [
-        ["OS=='linux'", { "libraries": ["-ldl"] }],
+        ["OS=='linux'", { "cflags_cc": ["-include glibc_floor.h"], "libraries": ["-ldl"] }],
         ["OS=='mac'", {
           "xcode_settings": {
             "CLANG_CXX_LANGUAGE_STANDARD": "c++17",

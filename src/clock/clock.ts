@@ -16,8 +16,12 @@ export interface ClockOrigin {
   readonly nanoseconds: number;
 }
 
+/** Taken now, before a test's fake timers can take their place. */
+const realNowMs = performance.now.bind(performance);
+const hrtime = process.hrtime.bind(process);
+
 export function clockOrigin(): ClockOrigin {
-  const [seconds, nanoseconds] = process.hrtime();
+  const [seconds, nanoseconds] = hrtime();
   return { seconds, nanoseconds };
 }
 
@@ -29,7 +33,7 @@ export class SystemClock implements Clock {
   }
 
   nowNs(): number {
-    return Math.floor(performance.now() * 1e6 + this.#offsetNs);
+    return Math.floor(realNowMs() * 1e6 + this.#offsetNs);
   }
 }
 
@@ -38,9 +42,9 @@ function measureOffsetNs(origin: ClockOrigin): number {
   let bestSpanMs = Infinity;
   let offsetNs = 0;
   for (let i = 0; i < 16; i++) {
-    const before = performance.now();
-    const [seconds, nanoseconds] = process.hrtime();
-    const after = performance.now();
+    const before = realNowMs();
+    const [seconds, nanoseconds] = hrtime();
+    const after = realNowMs();
     if (after - before < bestSpanMs) {
       bestSpanMs = after - before;
       const hostNs = (seconds - origin.seconds) * 1e9 + (nanoseconds - origin.nanoseconds);

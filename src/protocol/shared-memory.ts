@@ -25,7 +25,7 @@ import { ringBytes, type RingPlace } from '../ringbuf/spsc-ring.js';
 import { RubatoError } from '../model/errors.js';
 import { DEVICE_HOSTS, HOST_CALLBACK, type SchedulerConfig } from './config.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, REQUEST } from './records.js';
-import { arenaPages, PAGE_BYTES } from './arena.js';
+import { arenaPages, arenaTableWords, PAGE_BYTES } from './arena.js';
 import { GPU_SPEC, MODEL_OFFER, MODEL_SPEC, SpecTable } from './specs.js';
 import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
 
@@ -116,7 +116,7 @@ export interface SharedMemory {
   readonly cancels: number;
   /** One i32 per slot: where its tensors are, in units of 64 bytes, + 1; 0 = none. Written by the client, published by the request. */
   readonly cells: number;
-  /** One i32 per page of `arena`. */
+  /** The page table of `arena`. */
   readonly pages: number;
   readonly pageCount: number;
   /** Where tensors lie; null when no model has any. */
@@ -197,7 +197,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
   const cancels = plan.take(config.maxClients * slotsPerClient * 4);
   const cells = plan.take(config.maxClients * slotsPerClient * 4);
   const pageCount = arenaPages(arenaBytes);
-  const pages = plan.take(pageCount * 4);
+  const pages = plan.take(pageCount === 0 ? 0 : arenaTableWords(pageCount) * 4);
 
   const shards = Array.from({ length: config.shards }, (_, shard) => ({
     bell: config.split === true ? roleBells[1 + shard]! : dispatcherBell,

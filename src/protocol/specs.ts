@@ -22,9 +22,10 @@ import type { SharedMemory } from './shared-memory.js';
  * that was removed is never taken for one of its successor. Negative while requests for it are refused.
  */
 export const MODEL_BITS = 12;
-export const MODEL_MASK = 2 ** MODEL_BITS - 1;
+export const MAX_MODELS = 2 ** MODEL_BITS;
+export const MODEL_MASK = MAX_MODELS - 1;
 const CLOSED_TAG = -(2 ** 31);
-const TAG_MASK = 2 ** 31 - 1;
+export const TAG_MASK = 2 ** 31 - 1;
 
 export const MODEL_OFFER = defineRecord('model offer', { sloNs: 'f64', aloneNs: 'f64', tag: 'i32', shard: 'i32' }, 32);
 
@@ -93,7 +94,8 @@ export class SpecTable {
 
   /** Writes a whole configuration into fresh tables, before any role has started. */
   writeAll(): void {
-    const { config } = this.#memory;
+    const { config, limits } = this.#memory;
+    for (let model = 0; model < limits.models; model++) this.close(model);
     config.models.forEach((model, index) => {
       this.writeModel(index, model, config.profiles[model.profile]!, firstShardOf(config, index));
       this.open(index);
@@ -199,6 +201,10 @@ export class SpecTable {
     Atomics.or(this.#i32, this.#offer(model) + MODEL_OFFER.at.tag, CLOSED_TAG);
   }
 
+  tag(model: number): number {
+    return this.#i32[this.#offer(model) + MODEL_OFFER.at.tag]!;
+  }
+
   shardOf(model: number): number {
     return this.#i32[this.#spec(model) + MODEL_SPEC.at.shard]!;
   }
@@ -228,6 +234,10 @@ export class SpecTable {
     this.#f64[(at >> 1) + GPU_SPEC.at.failureRate] = config.failureRate;
     this.#f64[(at >> 1) + GPU_SPEC.at.seed] = config.seed;
     this.setGpuState(gpu, GPU_ACTIVE);
+  }
+
+  gpuState(gpu: number): number {
+    return this.#i32[this.#gpu(gpu) + GPU_SPEC.at.state]!;
   }
 
   setGpuState(gpu: number, state: number): void {

@@ -2,6 +2,7 @@
 import { HistogramTable } from '../ringbuf/log-linear.js';
 import { HOST_EMULATED } from './config.js';
 import type { SharedMemory } from './shared-memory.js';
+import { GPU_NONE, GPU_SPEC, MODEL_OFFER, TAG_MASK } from './specs.js';
 import { CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS, SHARD_MODEL } from './tables.js';
 
 /** Requests of one model since the start. `accepted` = all endings + `inFlight`. */
@@ -31,28 +32,89 @@ export interface ModelCounters {
 }
 
 export interface GpuCounters {
+  readonly gpu: number;
   readonly emulated: boolean;
   readonly busyNs: number;
   readonly batches: number;
 }
 
+/** A model number in use: its model's name, and what the number had counted before it was given to it. */
+export interface CountedModel {
+  readonly number: number;
+  readonly name: string;
+  readonly before: Baseline | null;
+}
+
+/** Counters and histograms of a number at the time at which it was given to another model. */
+export interface Baseline {
+  readonly counters: ModelCounters;
+  readonly histograms: Readonly<Record<keyof typeof HISTOGRAM, Float64Array>>;
+}
+
+const GAUGES: ReadonlySet<string> = new Set(['name', 'inFlight', 'queued', 'ratePerSecond', 'targetBatch']);
+
 export class StatsReader {
   readonly #memory: SharedMemory;
+  readonly #models: () => readonly CountedModel[];
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
   readonly #scheduler: HistogramTable;
   readonly #clients: HistogramTable[];
 
-  constructor(memory: SharedMemory) {
-    const { models } = memory.limits;
-    this.#memory = memory;
+  /** `models` lists the numbers in use; left out, they are those of the configuration. */
+  constructor(memory: SharedMemory, models?: () => readonly CountedModel[]) {
+    const first = memory.config.models.map(({ name }, number) => ({ number, name, before: null }));
+    this.#models = models ?? (() => first);
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
-    this.#scheduler = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * models);
-    this.#clients = memory.clients.map((client) => new HistogramTable(memory.buffer, client.histograms, CLIENT_HISTOGRAMS * models));
+    this.#memory = memory;
+    const rows = memory.limits.models;
+    this.#scheduler = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * rows);
+    this.#clients = memory.clients.map((client) => new HistogramTable(memory.buffer, client.histograms, CLIENT_HISTOGRAMS * rows));
+  }
+  /** Everything that a number has counted so far. */
+  baseline(model: number): Baseline {
+    const kinds = Object.keys(HISTOGRAM) as (keyof typeof HISTOGRAM)[];
+    return { counters: this.raw(model), histograms: Object.fromEntries(kinds.map((kind) => [kind, this.#rawHistogram(kind, model)])) as Baseline['histograms'] };
   }
 
+  /** One model's counters. Throws when its number is not in use. */
   model(model: number): ModelCounters {
+    return this.#since(this.#counted(model));
+  }
+
+  models(): ModelCounters[] {
+    return this.#models().map((counted) => this.#since(counted));
+  }
+
+  /** Every number that was ever in use. */
+  totals(): ModelCounters[] {
+    const numbers = Array.from({ length: this.#memory.limits.models }, (_, model) => model);
+    const tags = numbers.map((model) => this.#i32[(this.#memory.offers >> 2) + model * MODEL_OFFER.words + MODEL_OFFER.at.tag]!);
+    return numbers.filter((model) => (tags[model]! & TAG_MASK) !== 0).map((model) => this.raw(model));
+  }
+
+  /** Numbers in use, in the order of `models()`. */
+  numbers(): number[] {
+    return this.#models().map(({ number }) => number);
+  }
+
+  #counted(model: number): CountedModel {
+    const counted = this.#models().find(({ number }) => number === model);
+    if (counted === undefined) throw new RangeError(`no model has number ${model}`);
+    return counted;
+  }
+
+  #since({ number, name, before }: CountedModel): ModelCounters {
+    const now: Record<string, unknown> = { ...this.raw(number), name };
+    if (before !== null) {
+      for (const [field, value] of Object.entries(before.counters)) if (!GAUGES.has(field)) now[field] = (now[field] as number) - (value as number);
+    }
+    return now as unknown as ModelCounters;
+  }
+
+  /** Requests of this number since the start, whichever models had it. Unnamed. */
+  raw(model: number): ModelCounters {
     const memory = this.#memory;
     const f64 = this.#f64;
     const row = (memory.shardModels >> 2) + model * SHARD_MODEL.words;
@@ -78,7 +140,7 @@ export class StatsReader {
     }
     const ended = Object.values(endings).reduce((sum, count) => sum + count, 0);
     return {
-      name: memory.config.models[model]!.name,
+      name: '',
       accepted,
       refused,
       ...endings,
@@ -93,25 +155,34 @@ export class StatsReader {
     };
   }
 
-  models(): ModelCounters[] {
-    return this.#memory.config.models.map((_, model) => this.model(model));
-  }
-
   gpu(gpu: number): GpuCounters {
     const row = ((this.#memory.gpus >> 2) + gpu * GPU.words) >> 1;
     return {
-      emulated: this.#memory.config.gpus[gpu]!.host === HOST_EMULATED,
+      gpu,
+      emulated: this.#gpuSpec(gpu, 'host') === HOST_EMULATED,
       busyNs: this.#f64[row + GPU.at.busyNs]!,
       batches: this.#f64[row + GPU.at.batches]!,
     };
   }
 
   gpus(): GpuCounters[] {
-    return this.#memory.config.gpus.map((_, gpu) => this.gpu(gpu));
+    const numbers = Array.from({ length: this.#memory.limits.gpus }, (_, gpu) => gpu);
+    return numbers.filter((gpu) => this.#gpuSpec(gpu, 'state') !== GPU_NONE).map((gpu) => this.gpu(gpu));
+  }
+
+  #gpuSpec(gpu: number, field: 'host' | 'state'): number {
+    return this.#i32[(this.#memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at[field]]!;
   }
 
   /** Bucket counts of one histogram, added over clients where there are several. */
   histogram(kind: keyof typeof HISTOGRAM, model: number): Float64Array {
+    const counts = this.#rawHistogram(kind, model);
+    const before = this.#counted(model).before?.histograms[kind];
+    if (before !== undefined) for (let i = 0; i < counts.length; i++) counts[i]! -= before[i]!;
+    return counts;
+  }
+
+  #rawHistogram(kind: keyof typeof HISTOGRAM, model: number): Float64Array {
     const { models } = this.#memory.limits;
     const row = HISTOGRAM[kind] * models + model;
     const byClient = kind === 'latency' || kind === 'delivery';

@@ -6,7 +6,9 @@
  * scheduler: `onDeath` is called once with the reason.
  */
 import { existsSync } from 'node:fs';
+import { clearTimeout, setTimeout } from 'node:timers';
 import { fileURLToPath } from 'node:url';
+import { types } from 'node:util';
 import { MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { SystemClock } from '../clock/clock.js';
@@ -42,9 +44,10 @@ export class Engine {
 
   private constructor(config: SchedulerConfig, options: EngineOptions) {
     const { waiting, onDeath } = options;
-    const worker = new URL('./scheduler.worker.js', import.meta.url);
+    const base: string | undefined = import.meta.url; // a bundle in CommonJS has none
+    if (base === undefined) throw new RubatoError('ERR_RUBATO_WORKER_FILE', "a bundle in CommonJS does not know where it lies; leave 'rubato' external (docs/packaging.md)");
+    const worker = new URL('./scheduler.worker.js', base);
     if (!existsSync(fileURLToPath(worker))) {
-      // Piscina would wait for its thread for ever.
       throw new RubatoError('ERR_RUBATO_WORKER_FILE', `the scheduler's worker file ${fileURLToPath(worker)} does not exist; a bundler must leave 'rubato' external or keep its worker files (docs/packaging.md)`);
     }
     const threads = schedulerThreads(config);
@@ -106,7 +109,7 @@ export class Engine {
   #ended(thread: number, onDeath: (reason: RubatoError) => void, cause: unknown): void {
     if (this.#stopping) return;
     this.#stopping = true;
-    const detail = cause instanceof Error ? cause.message : 'it left its loop';
+    const detail = cause instanceof Error || types.isNativeError(cause) ? cause.message : 'it left its loop';
     const name = schedulerThreads(this.memory.config) === 1 ? 'the scheduler thread' : thread === 0 ? 'the dispatch thread' : `the thread of shard ${thread - 1}`;
     onDeath(new RubatoError('ERR_RUBATO_THREAD_DIED', `${name} has ended unexpectedly: ${detail}`, { cause }));
   }

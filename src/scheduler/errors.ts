@@ -3,6 +3,7 @@ import { formatDurationNs } from '../model/duration.js';
 import { RubatoError } from '../model/errors.js';
 
 export { DeviceError } from '../devices/callback.js';
+export { InvalidInputError, InvalidOutputError } from '../model/tensor.js';
 export { InvalidOptionError, RubatoError } from '../model/errors.js';
 
 /** The scheduler has no model of that name. */
@@ -69,5 +70,22 @@ export class LateError extends RubatoError {
 export class ClosedError extends RubatoError {
   constructor(problem = 'the scheduler is closed', options?: ErrorOptions) {
     super('ERR_RUBATO_CLOSED', problem, options);
+  }
+}
+
+/** A lease was used against its rules: released twice, or used after its release or while its request is in flight. */
+export class LeaseError extends RubatoError {
+  readonly model: string;
+
+  constructor(model: string, problem: string) {
+    super('ERR_RUBATO_LEASE', `lease for model '${model}': ${problem}`);
+    this.model = model;
+  }
+}
+
+/** A ticket that cannot be used here: opened already, or not shared memory of this process. */
+export class TicketError extends RubatoError {
+  constructor(problem: string) {
+    super('ERR_RUBATO_TICKET', problem);
   }
 }

@@ -21,16 +21,19 @@ import {
   type SchedulerConfig,
 } from '../protocol/config.js';
 import { MAX_GPUS } from '../protocol/outcome.js';
+import { PAGE_BYTES } from '../protocol/arena.js';
+import { type CellLayout, resolveLayout } from '../model/tensor.js';
+import { MAX_MODELS } from '../protocol/specs.js';
+import { assignShards, chooseTopology, expectedLoad, poolCapacityPerSecond, type Topology, TOPOLOGIES, usableCores } from './topology.js';
+import { isValueTypes, type TypedModelOptions } from './types.js';
 import { WAITING_STRATEGIES, type WaitingStrategy } from './waiter.js';
 
-export type { Batch, Condition, DropPolicy, Duration, ExecuteBatch, WaitingStrategy };
+export type { Batch, Condition, DropPolicy, Duration, ExecuteBatch, Topology, WaitingStrategy };
 
 /** ℓ(b) = alpha · b + beta up to maxBatch, or the time of a batch of 1, 2, 3, … */
 export type ProfileOption = { alpha: Duration; beta: Duration; maxBatch: number } | readonly Duration[] | LatencyProfile;
 
-export interface ModelOptions {
-  /** What `submit` calls it. */
-  name: string;
+export interface ModelOptions extends TypedModelOptions {
   /** Latency objective: deadline = arrival + slo. At least the time of a batch of one. */
   slo: Duration;
   /** Time to execute a batch, by its size. */
@@ -45,7 +48,12 @@ export interface ModelOptions {
   onLate?: 'deliver' | 'reject';
   /** Requests that may wait; one more ends as `queue-full`. Default: all that may be in flight. */
   maxQueue?: number;
+  /** Requests per second that are expected, to spread models over shards. Default: what one GPU could do. */
+  expectedRate?: number;
 }
+
+/** What `updateModel` can change; what is left out stays. */
+export type ModelChanges = Pick<Partial<ModelOptions>, 'slo' | 'profile' | 'maxBatch' | 'dropPolicy' | 'condition' | 'onLate' | 'maxQueue'>;
 
 export interface EmulatedDeviceOptions {
   kind: 'emulated';
@@ -83,14 +91,26 @@ export interface MarginOptions {
   jitter?: Duration;
 }
 
-export interface SchedulerOptions<I = unknown, O = unknown> {
-  models: readonly ModelOptions[];
+export interface SchedulerOptions<I = unknown, O = unknown, M extends readonly ModelOptions[] = readonly ModelOptions[]> {
+  models: M;
   devices: readonly DeviceOptions<I, O>[];
   /** Requests in flight at once per client; one more is refused. Rounded up to a power of two. Default 65,536. */
   maxInFlight?: number;
-  /** Raw clients (`scheduler.client()`) that may be open at once, default 3. */
+  /** Clients that may be open at once beside the scheduler itself: tickets and raw clients. Default 16, at most 64. */
   maxClients?: number;
-  /** How the scheduler thread waits: `balanced` (default), `spin`, `park`. */
+  /** Models that there can be at once, with those added later. Default 64, or as many as there are; at most 4096. */
+  maxModels?: number;
+  /** GPUs that there can be at once, with those added later. Default 64, or as many as there are. */
+  maxDevices?: number;
+  /** Largest batch of models that are added or updated later. Default: the largest of those that there are. */
+  maxBatch?: number;
+  /** Memory for the tensors of all requests in flight, in bytes or as '256MiB' (the default). Taken when it is used. */
+  memoryLimit?: number | string;
+  /** `single`: one thread; `split`: one per shard and one to dispatch; `auto` (default): by the load that the GPUs allow and the cores there are. */
+  topology?: (typeof TOPOLOGIES)[number];
+  /** Shards, at most one per model. Default: chosen with the topology. */
+  shards?: number;
+  /** How the scheduler threads wait: `balanced` (default), `spin`, `park`. With fewer cores than threads `balanced` is `park`. */
   waiting?: WaitingStrategy;
   margins?: MarginOptions;
 }
@@ -107,6 +127,10 @@ const modelSchema = z.strictObject({
   condition: z.enum(CONDITIONS).optional(),
   onLate: z.enum(['deliver', 'reject']).optional(),
   maxQueue: count(2 ** 24).optional(),
+  inputs: z.unknown().optional(),
+  outputs: z.unknown().optional(),
+  value: z.custom(isValueTypes).optional(),
+  expectedRate: z.number().positive().optional(),
 });
 
 const emulatedSchema = z.strictObject({
@@ -124,74 +148,153 @@ const callbackSchema = z.strictObject({
   count: count(1024).optional(),
 });
 
+const deviceSchema = z.discriminatedUnion('kind', [emulatedSchema, callbackSchema]);
+
 const schema = z.strictObject({
-  models: z.array(modelSchema).min(1).max(4096),
-  devices: z.array(z.discriminatedUnion('kind', [emulatedSchema, callbackSchema])).min(1),
+  models: z.array(modelSchema).min(1).max(MAX_MODELS),
+  devices: z.array(deviceSchema).min(1),
   maxInFlight: z.int().min(32).max(2 ** 22).optional(),
   maxClients: z.int().min(0).max(64).optional(),
+  maxModels: count(MAX_MODELS).optional(),
+  maxDevices: count(MAX_GPUS).optional(),
+  maxBatch: count(8191).optional(),
+  memoryLimit: z.unknown().optional(),
+  topology: z.enum(TOPOLOGIES).optional(),
+  shards: count(64).optional(),
   waiting: z.enum(WAITING_STRATEGIES).optional(),
   margins: z.strictObject({ control: duration.optional(), transfer: duration.optional(), response: duration.optional(), jitter: duration.optional() }).optional(),
 });
 
+/** One model as its options say it, checked and in numbers. */
+export interface ResolvedModel {
+  /** Its `profile` is 0: the number is given by whoever puts models together. */
+  readonly config: ModelConfig;
+  /** ℓ in ns, index = batch size 0 … maxBatch + 1, the last +Infinity. */
+  readonly profile: Float64Array;
+  readonly layout: CellLayout | null;
+  readonly rejectLate: boolean;
+  /** Requests per second it is reckoned at. */
+  readonly load: number;
+  /** As it was given: what an update starts from. */
+  readonly given: Readonly<Record<string, unknown>>;
+}
+
+export interface ResolvedDevice {
+  readonly gpu: GpuConfig;
+  /** Its callback, null for an emulated one. */
+  readonly execute: ExecuteBatch<unknown, unknown> | null;
+}
+
 /** What the threads need, and what stays with the thread that made the scheduler. */
 export interface ResolvedOptions {
   readonly config: SchedulerConfig;
-  readonly waiting: WaitingStrategy;
+  readonly topology: Topology;
+  readonly arenaBytes: number;
   /** By model. */
-  readonly rejectLate: readonly boolean[];
+  readonly models: readonly ResolvedModel[];
   /** By GPU: its callback, null for an emulated one. */
   readonly executes: readonly (ExecuteBatch<unknown, unknown> | null)[];
 }
 
 /** Checks the options and fills in defaults. Throws `InvalidOptionError` for the first thing that is wrong. */
-export function resolveOptions(options: unknown): ResolvedOptions {
-  const given = parse(options);
+export function resolveOptions(options: unknown, cores = usableCores()): ResolvedOptions {
+  const given = parse(schema, options, '');
   const slotShift = Math.max(5, Math.ceil(Math.log2(given.maxInFlight ?? 65_536)));
-  const { models, profiles } = resolveModels(given.models, 2 ** slotShift);
-  const gpus: GpuConfig[] = [];
-  const executes: (ExecuteBatch<unknown, unknown> | null)[] = [];
-  for (const device of given.devices) {
-    const emulated = device.kind === 'emulated' ? device : null;
-    for (let i = 0; i < (device.count ?? 1); i++) {
-      gpus.push({
-        host: emulated === null ? HOST_CALLBACK : HOST_EMULATED,
-        slowdown: emulated?.slowdown ?? 1,
-        jitter: emulated?.jitter ?? 0,
-        failureRate: emulated?.failureRate ?? 0,
-        seed: emulated?.seed ?? 1,
-      });
-      executes.push(device.kind === 'callback' ? device.execute : null);
-    }
-  }
+  const resolved = resolveModels(given.models, 2 ** slotShift);
+  const { models, profiles } = shareProfiles(resolved);
+  const devices = given.devices.flatMap((device) => resolveDevice(device));
+  const gpus = devices.map((device) => device.gpu);
   if (gpus.length > MAX_GPUS) throw new InvalidOptionError('devices', `got ${gpus.length} GPUs in all, at most ${MAX_GPUS} are possible`);
+  const limits = {
+    maxModels: atLeast(given.maxModels, models.length, 64, 'maxModels', 'models'),
+    maxGpus: atLeast(given.maxDevices, gpus.length, 64, 'maxDevices', 'GPUs'),
+    maxBatch: atLeast(given.maxBatch, Math.max(...models.map((model) => model.maxBatch)), 1, 'maxBatch', 'requests in the largest batch'),
+  };
+  const capacityPerSecond = poolCapacityPerSecond(resolved.map(({ config, profile }) => ({ ...config, profile })), gpus);
+  const topology = chooseTopology(given, { usableCores: cores }, { models: models.length, capacityPerSecond });
   return {
     config: {
       models,
       profiles,
       gpus,
-      shards: 1,
-      maxClients: 1 + (given.maxClients ?? 3),
+      ...limits,
+      shards: topology.shards,
+      assignment: assignShards(resolved.map((model) => model.load), topology.shards),
+      split: topology.kind === 'split',
+      maxClients: 1 + (given.maxClients ?? 16),
       slotShift,
       shedShare: SHED_SHARE,
       margins: resolveMargins(given.margins ?? {}, Math.min(...models.map((model) => model.sloNs)) / 10),
       origin: clockOrigin(),
     },
-    waiting: given.waiting ?? 'balanced',
-    rejectLate: given.models.map((model) => model.onLate === 'reject'),
-    executes,
+    topology,
+    arenaBytes: resolveMemoryLimit(given.memoryLimit, resolved),
+    models: resolved,
+    executes: devices.map((device) => device.execute),
   };
 }
 
-function parse(options: unknown): z.output<typeof schema> {
-  const result = schema.safeParse(options, { error: (issue) => describeIssue(issue) });
+function atLeast(given: number | undefined, there: number, otherwise: number, path: string, what: string): number {
+  if (given !== undefined && given < there) throw new InvalidOptionError(path, `got ${given}, there are ${there} ${what} already`);
+  return given ?? Math.max(there, otherwise);
+}
+
+/** Checks one device of `addDevice`, or of the list. */
+export function resolveDevice(given: unknown, path = ''): ResolvedDevice[] {
+  const device = path === '' ? (given as z.output<typeof deviceSchema>) : parse(deviceSchema, given, path);
+  const emulated = device.kind === 'emulated' ? device : null;
+  const gpu: GpuConfig = {
+    host: emulated === null ? HOST_CALLBACK : HOST_EMULATED,
+    slowdown: emulated?.slowdown ?? 1,
+    jitter: emulated?.jitter ?? 0,
+    failureRate: emulated?.failureRate ?? 0,
+    seed: emulated?.seed ?? 1,
+  };
+  const execute = device.kind === 'callback' ? device.execute : null;
+  return Array.from({ length: device.count ?? 1 }, () => ({ gpu, execute }));
+}
+
+const MEMORY_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };
+const DEFAULT_MEMORY_LIMIT = 256 * 2 ** 20;
+const MOST_MEMORY = 2 ** 31 - PAGE_BYTES;
+
+/** Bytes of the region of tensors; 0 when no model has any. It must hold one full batch of each model, and the next one. */
+function resolveMemoryLimit(given: unknown, models: readonly ResolvedModel[]): number {
+  const bytes = given === undefined ? DEFAULT_MEMORY_LIMIT : memoryBytes(given);
+  const withTensors = models.filter((model) => model.layout !== null);
+  if (withTensors.length === 0 && given === undefined) return 0;
+  const needed = withTensors.map(({ config, layout }) => ({ config, layout: layout!, bytes: 2 * config.maxBatch * layout!.bytes }));
+  const most = needed.reduce((a, b) => (b.bytes > a.bytes ? b : a), needed[0]!);
+  if (most !== undefined && most.bytes > bytes) {
+    const mib = (value: number): string => `${(value / 2 ** 20).toFixed(1)} MiB`;
+    throw new InvalidOptionError(
+      'memoryLimit',
+      `got ${mib(bytes)}${given === undefined ? ' (the default)' : ''}, model '${most.config.name}' alone needs ${mib(most.bytes)}: ` +
+        `2 batches × ${most.config.maxBatch} requests × ${most.layout.bytes} B of tensors per request`,
+    );
+  }
+  return bytes;
+}
+
+function memoryBytes(given: unknown): number {
+  const [, amount, unit] = (typeof given === 'string' ? /^(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)$/.exec(given) : null) ?? [];
+  const bytes = typeof given === 'number' ? given : amount === undefined ? NaN : Number(amount) * MEMORY_UNITS[unit!]!;
+  if (!(Number.isFinite(bytes) && bytes >= PAGE_BYTES && bytes <= MOST_MEMORY)) {
+    throw new InvalidOptionError('memoryLimit', `got ${describeValue(given)}, must be a number of bytes or such as '256MiB', from 64 KiB to just below 2 GiB`);
+  }
+  return Math.floor(bytes);
+}
+
+function parse<S extends z.ZodType>(of: S, options: unknown, prefix: string): z.output<S> {
+  const result = of.safeParse(options, { error: (issue) => describeIssue(issue) });
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;
   const path = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0]!] : issue.path;
-  throw new InvalidOptionError(pathOf(path), issue.message);
+  throw new InvalidOptionError([prefix, pathOf(path)].filter((part) => part !== '').join('.') || 'options', issue.message);
 }
 
 function pathOf(path: readonly PropertyKey[]): string {
-  return path.reduce<string>((text, key) => (typeof key === 'number' ? `${text}[${key}]` : text === '' ? String(key) : `${text}.${String(key)}`), '') || 'options';
+  return path.reduce<string>((text, key) => (typeof key === 'number' ? `${text}[${key}]` : text === '' ? String(key) : `${text}.${String(key)}`), '');
 }
 
 /** One line that shows the value and what is allowed. */
@@ -212,7 +315,7 @@ function describeIssue(issue: z.core.$ZodRawIssue): string | undefined {
     case 'invalid_union':
       return issue.discriminator === undefined ? `${got}, must be a duration such as '25ms' or a number of milliseconds` : `got ${describeValue((issue.input as { kind?: unknown }).kind)}, must be 'emulated' or 'callback'`;
     case 'custom':
-      return `${got}, must be a function`;
+      return issue.path?.at(-1) === 'value' ? `${got}, must be what value() gives` : `${got}, must be a function`;
     default:
       return undefined;
   }
@@ -223,38 +326,63 @@ function article(expected: string): string {
   return /^[aeiou]/.test(name) ? `an ${name}` : `a ${name}`;
 }
 
-function resolveModels(given: readonly z.output<typeof modelSchema>[], maxInFlight: number): { models: ModelConfig[]; profiles: Float64Array[] } {
-  const profiles: Float64Array[] = [];
-  const byContent = new Map<string, number>();
+function resolveModels(given: readonly z.output<typeof modelSchema>[], maxInFlight: number): ResolvedModel[] {
   const names = new Map<string, number>();
-  const models = given.map((model, index): ModelConfig => {
-    const path = `models[${index}]`;
+  return given.map((model, index) => {
     const twin = names.get(model.name);
-    if (twin !== undefined) throw new InvalidOptionError(`${path}.name`, `got '${model.name}', which is the name of models[${twin}] already`);
+    if (twin !== undefined) throw new InvalidOptionError(`models[${index}].name`, `got '${model.name}', which is the name of models[${twin}] already`);
     names.set(model.name, index);
-    const profile = LatencyProfile.parse(model.profile, `${path}.profile`);
-    const sloNs = parsePositiveDurationNs(model.slo, `${path}.slo`);
-    if (sloNs < profile.latencyNs(1)) {
-      throw new InvalidOptionError(`${path}.slo`, `got ${formatDurationNs(sloNs)}, model '${model.name}' takes ${formatDurationNs(profile.latencyNs(1))} for a single request; it must be at least that`);
-    }
-    if (model.maxBatch !== undefined && model.maxBatch > profile.maxBatch) {
-      throw new InvalidOptionError(`${path}.maxBatch`, `got ${model.maxBatch}, the profile ends at ${profile.maxBatch}`);
-    }
-    const maxBatch = model.maxBatch ?? profile.maxBatch;
-    const ns = profile.ns.slice(0, maxBatch + 2);
-    ns[maxBatch + 1] = Infinity;
-    const content = ns.join();
-    const known = byContent.get(content);
-    if (known === undefined) byContent.set(content, profiles.push(ns) - 1);
-    return {
+    return resolveChecked(model, `models[${index}]`, maxInFlight);
+  });
+}
+
+/** Checks the options of one model, for `addModel` and `updateModel`. Throws InvalidOptionError. */
+export function resolveModel(given: unknown, path: string, maxInFlight: number): ResolvedModel {
+  return resolveChecked(parse(modelSchema, given, path), path, maxInFlight);
+}
+
+function resolveChecked(model: z.output<typeof modelSchema>, path: string, maxInFlight: number): ResolvedModel {
+  if (model.value !== undefined && (model.inputs !== undefined || model.outputs !== undefined)) {
+    throw new InvalidOptionError(`${path}.value`, 'is for a model without tensors, this one declares inputs or outputs');
+  }
+  const profile = LatencyProfile.parse(model.profile, `${path}.profile`);
+  const sloNs = parsePositiveDurationNs(model.slo, `${path}.slo`);
+  if (sloNs < profile.latencyNs(1)) {
+    throw new InvalidOptionError(`${path}.slo`, `got ${formatDurationNs(sloNs)}, model '${model.name}' takes ${formatDurationNs(profile.latencyNs(1))} for a single request; it must be at least that`);
+  }
+  if (model.maxBatch !== undefined && model.maxBatch > profile.maxBatch) {
+    throw new InvalidOptionError(`${path}.maxBatch`, `got ${model.maxBatch}, the profile ends at ${profile.maxBatch}`);
+  }
+  const maxBatch = model.maxBatch ?? profile.maxBatch;
+  const ns = profile.ns.slice(0, maxBatch + 2);
+  ns[maxBatch + 1] = Infinity;
+  return {
+    config: {
       name: model.name,
       sloNs,
-      profile: known ?? profiles.length - 1,
+      profile: 0,
       maxBatch,
       dropPolicy: DROP_POLICIES.indexOf(model.dropPolicy ?? 'window'),
       condition: CONDITIONS.indexOf(model.condition ?? 'frontrun'),
       maxQueue: model.maxQueue ?? maxInFlight,
-    };
+    },
+    profile: ns,
+    layout: resolveLayout(model.inputs, model.outputs, path),
+    rejectLate: model.onLate === 'reject',
+    load: model.expectedRate ?? expectedLoad(ns, maxBatch, sloNs),
+    given: model,
+  };
+}
+
+/** Models with equal profiles share one. */
+function shareProfiles(resolved: readonly ResolvedModel[]): { models: ModelConfig[]; profiles: Float64Array[] } {
+  const profiles: Float64Array[] = [];
+  const byContent = new Map<string, number>();
+  const models = resolved.map(({ config, profile }) => {
+    const content = profile.join();
+    const known = byContent.get(content) ?? profiles.push(profile) - 1;
+    byContent.set(content, known);
+    return { ...config, profile: known };
   });
   return { models, profiles };
 }

@@ -5,28 +5,31 @@
 import type { Clock } from '../clock/clock.js';
 import { InvalidOptionError, type RubatoError } from '../model/errors.js';
 import { batchSizeOf, gpuOf, outcomeOf, OUTCOME } from '../protocol/outcome.js';
-import { type ClientPort, REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '../protocol/client-port.js';
+import { type ClientPort, REFUSED_INFEASIBLE, REFUSED_NO_MODEL, REFUSED_NO_SLOT } from '../protocol/client-port.js';
+import type { SharedMemory } from '../protocol/shared-memory.js';
+import { TAG_MASK } from '../protocol/specs.js';
+import type { ModelDirectory } from './directory.js';
 
 /** How requests end, as `RawClient.outcomes` says it. */
-export { OUTCOME, REFUSED_INFEASIBLE, REFUSED_NO_SLOT, batchSizeOf, gpuOf, outcomeOf };
+export { OUTCOME, REFUSED_INFEASIBLE, REFUSED_NO_MODEL, REFUSED_NO_SLOT, batchSizeOf, gpuOf, outcomeOf };
 
 /** What a raw client asks its scheduler. */
 export interface RawClientHost {
-  /** Number of the first of this client's slots. */
-  readonly firstSlot: number;
+  readonly memory: SharedMemory;
   /** Why no request is taken any more; null while they are. */
   closed(): RubatoError | null;
   /** Why no request will end any more; null while they do. */
   stopped(): RubatoError | null;
+  close(): void;
 }
 
 export class RawClient {
   readonly #port: ClientPort;
   readonly #clock: Clock;
-  readonly #models: readonly string[];
+  readonly #models: ModelDirectory;
   readonly #host: RawClientHost;
 
-  constructor(port: ClientPort, clock: Clock, models: readonly string[], host: RawClientHost) {
+  constructor(port: ClientPort, clock: Clock, models: ModelDirectory, host: RawClientHost) {
     this.#port = port;
     this.#clock = clock;
     this.#models = models;
@@ -38,11 +41,10 @@ export class RawClient {
     return this.#clock.nowNs();
   }
 
-  /** Number of a model, as the other calls want it. */
+  /** Number of a model, as the other calls want it. When the model is removed its number may become another one's. */
   model(name: string): number {
-    const model = this.#models.indexOf(name);
-    if (model < 0) throw new InvalidOptionError('model', `got '${name}', must be one of ${this.#models.join(', ')}`);
-    return model;
+    if (!this.#models.has(name)) throw new InvalidOptionError('model', `got '${name}', must be one of ${this.#models.names().join(', ')}`);
+    return this.#models.find(name).number;
   }
 
   /** Requests submitted and not yet drained. */
@@ -52,12 +54,12 @@ export class RawClient {
 
   /**
    * Submits one request that was due at `arrivalNs` (as of `nowNs()`), with its model's SLO or `sloNs`.
-   * @returns its slot (≥ 0), which names it until it has been drained; or REFUSED_NO_SLOT, REFUSED_INFEASIBLE.
+   * @returns its slot (≥ 0), which names it until it has been drained; or REFUSED_NO_SLOT, REFUSED_INFEASIBLE, REFUSED_NO_MODEL.
    * The scheduler sees it at the next `commit`. Throws ClosedError once the scheduler is closed.
    */
   submit(model: number, arrivalNs: number, sloNs = 0): number {
     this.#throwIf(this.#host.closed());
-    if (!(Number.isInteger(model) && model >= 0 && model < this.#models.length)) throw new InvalidOptionError('model', `got ${model}, must be a number from 0 to ${this.#models.length - 1}`);
+    if (!(Number.isInteger(model) && model >= 0 && model < this.#host.memory.limits.models && (this.#port.tag(model) & TAG_MASK) !== 0)) throw new InvalidOptionError('model', `got ${model}, must be a number that model() has returned`);
     if (!Number.isFinite(arrivalNs)) throw new InvalidOptionError('arrivalNs', `got ${arrivalNs}, must be a finite number of ns`);
     if (!(sloNs >= 0 && sloNs < Infinity)) throw new InvalidOptionError('sloNs', `got ${sloNs}, must be a positive number of ns, or 0 for the model's own`);
     return this.#port.submit(model, arrivalNs, sloNs);
@@ -69,7 +71,7 @@ export class RawClient {
 
   /**
    * Submits and commits requests `from` to `to` - 1 of two parallel arrays. Model numbers and times are not checked:
-   * numbers from `model()`, times from `nowNs()`. Returns how many were accepted (the first ones).
+   * numbers from `model()`, times from `nowNs()`. Returns how many were accepted: the first ones, but none of a model that was removed.
    */
   submitBulk(models: Int32Array, arrivalsNs: Float64Array, from = 0, to = models.length): number {
     this.#throwIf(this.#host.closed());
@@ -82,7 +84,7 @@ export class RawClient {
 
   /** The request in `slot` is no longer wanted; it still ends once, as `OUTCOME.cancelled` or as it had before. */
   cancel(slot: number): void {
-    const { firstSlot } = this.#host;
+    const { firstSlot } = this.#port;
     const lastSlot = firstSlot + this.#port.slots - 1;
     if (!(Number.isInteger(slot) && slot >= firstSlot && slot <= lastSlot)) throw new InvalidOptionError('slot', `got ${slot}, must be one that submit has returned (${firstSlot} to ${lastSlot})`);
     this.#port.cancel(slot);
@@ -96,6 +98,15 @@ export class RawClient {
     const count = this.#port.drain(this.#clock.nowNs());
     if (count === 0 && this.#port.inFlight > 0) this.#throwIf(this.#host.stopped());
     return count;
+  }
+
+  /**
+   * Gives this client's place back. What it has in flight is cancelled; nobody will be told how it ended.
+   * From now on submitting throws ClosedError.
+   */
+  close(): void {
+    this.#port.commit();
+    this.#host.close();
   }
 
   #throwIf(reason: RubatoError | null): void {

@@ -1,340 +1,236 @@
 /**
- * The object that users hold. Everything here runs on the thread that made it: promises in, promises out, over the
- * same `ClientPort` that the raw path uses.
- *
- * A *pump* reads completions and runs callback devices. It sleeps on the client's doorbell without keeping the
- * program alive; while requests are in flight one referenced timer does that.
+ * The object that users hold: client 0 of its own scheduler, and whatever changes, counts or ends it. Everything here
+ * runs on the thread that made it.
  */
-import { setMaxListeners } from 'node:events';
-import { CallbackDevice, DeviceError } from '../devices/callback.js';
-import { type Duration, parsePositiveDurationNs } from '../model/duration.js';
-import { InvalidOptionError, type RubatoError } from '../model/errors.js';
-import { ClientPort, type Completion, REFUSED_INFEASIBLE } from '../protocol/client-port.js';
+import { setTimeout } from 'node:timers';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { CallbackDevice, type ExecuteBatch } from '../devices/callback.js';
+import type { RubatoError } from '../model/errors.js';
+import { ClientPort } from '../protocol/client-port.js';
 import { HOST_CALLBACK } from '../protocol/config.js';
-import { OUTCOME, type OutcomeCode } from '../protocol/outcome.js';
-import { StatsReader } from '../protocol/stats.js';
+import { type CountedModel, StatsReader } from '../protocol/stats.js';
+import { Client } from './client.js';
+import { ModelDirectory, type ModelEntry } from './directory.js';
 import { Engine } from './engine.js';
-import { ClosedError, ExpiredError, InfeasibleError, LateError, OverloadedError, UnknownModelError } from './errors.js';
-import { type ResolvedOptions, resolveOptions, type SchedulerOptions } from './options.js';
+import { ClosedError } from './errors.js';
+import { LiveChanges } from './live-changes.js';
+import { type DeviceOptions, type ModelChanges, type ModelOptions, type ResolvedModel, type ResolvedOptions, resolveOptions, type SchedulerOptions, type Topology } from './options.js';
 import { RawClient } from './raw-client.js';
+import { ClientRegions } from './regions.js';
 import { readStats, type SchedulerStats } from './stats.js';
-
-export interface SubmitOptions {
-  /** Aborting rejects at once with the signal's reason; a queued request leaves its queue. */
-  signal?: AbortSignal | undefined;
-  /** Latency objective of this request instead of its model's. */
-  slo?: Duration;
-}
-
-/** A result with how it came about. Times in milliseconds. */
-export interface DetailedResult<O> {
-  readonly output: O;
-  /** Whether it came after its deadline. */
-  readonly late: boolean;
-  /** Arrival → start on the device. */
-  readonly queueMs: number;
-  /** Start → end on the device. */
-  readonly execMs: number;
-  /** Arrival → delivery. */
-  readonly latencyMs: number;
-  readonly batchSize: number;
-  /** Number of the GPU that ran it. */
-  readonly gpu: number;
-  /** Number of the request, unique within this scheduler. */
-  readonly requestId: number;
-}
-
-/** What `trySubmit` answers: a promise of the result, or why the request was not accepted. */
-export type TrySubmit<O> = { readonly accepted: true; readonly result: Promise<O> } | { readonly accepted: false; readonly reason: RubatoError };
-
-interface Pending {
-  readonly requestId: number;
-  readonly model: number;
-  readonly sloNs: number;
-  readonly detailed: boolean;
-  readonly resolve: (value: unknown) => void;
-  readonly reject: (reason: unknown) => void;
-  readonly signal: AbortSignal | null;
-  readonly onAbort: (() => void) | null;
-  aborted: boolean;
-}
+import type { Ticket, TicketMessage } from './ticket.js';
+import type { AnyModels, NoUnknownOptions, NoUnknownOptionsIn, SchedulerTypes, TypesFromModels, WithModel } from './types.js';
 
 /** `close` waits this long for batches that run; then their requests end as closed. */
 const CLOSE_TIMEOUT_MS = 5000;
-/** A sleeping pump looks around this often even if nobody rings. */
-const PUMP_PARK_MS = 1000;
-/** setInterval's longest period: a handle that only keeps the program alive. */
-const LONGEST_INTERVAL_MS = 2 ** 31 - 1;
-const LEAST_RETRY_MS = 1;
 
-/** Starts a scheduler: its thread, its shared memory. Throws `InvalidOptionError` for options that are wrong. */
-export async function createScheduler<I = unknown, O = unknown>(options: SchedulerOptions<I, O>): Promise<Scheduler<I, O>> {
-  return Scheduler.start<I, O>(resolveOptions(options));
+export interface RemoveOptions {
+  /** Serve what is queued, or finish what runs, first (default true). */
+  drain?: boolean | undefined;
+  /** Aborting rejects with its reason; the removal goes on all the same. */
+  signal?: AbortSignal | undefined;
 }
 
-export class Scheduler<I = unknown, O = unknown> {
+/**
+ * Starts a scheduler: its threads, its shared memory. The types of its models follow from the options.
+ * Throws `InvalidOptionError` for options that are wrong.
+ */
+export async function createScheduler<I = unknown, O = unknown, const M extends readonly ModelOptions[] = readonly ModelOptions[]>(
+  options: SchedulerOptions<I, O, M> & { models: NoUnknownOptionsIn<M, ModelOptions> },
+): Promise<Scheduler<TypesFromModels<M, I, O>>> {
+  return Scheduler.start<TypesFromModels<M, I, O>>(resolveOptions(options));
+}
+
+export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> implements AsyncDisposable {
   readonly #engine: Engine;
   readonly #options: ResolvedOptions;
-  readonly #port: ClientPort;
   readonly #stats: StatsReader;
-  readonly #rawPorts: ClientPort[] = [];
-  readonly #models = new Map<string, number>();
-  /** By slot. */
-  readonly #pending: (Pending | null)[];
-  readonly #inputs: unknown[];
-  readonly #outputs: unknown[];
-  readonly #device: CallbackDevice | null;
-  readonly #keepAlive: NodeJS.Timeout;
-  #keepsAlive = false;
-  #nextRequestId = 1;
+  readonly #regions: ClientRegions;
+  readonly #changes: LiveChanges;
+  /** By model number in use: for the statistics. */
+  readonly #counted = new Map<number, CountedModel>();
+  readonly #rawPorts = new Set<ClientPort>();
+  readonly #tickets = new Set<MessagePort>();
+  /** By GPU: its callback, null for an emulated one. */
+  readonly #executes: (ExecuteBatch<unknown, unknown> | null)[];
+  #device: CallbackDevice | null = null;
   #closed: Promise<void> | null = null;
   #stopped = false;
   #death: RubatoError | null = null;
-  #drainWaiters: (() => void)[] = [];
 
-  private constructor(engine: Engine, options: ResolvedOptions) {
-    const { memory } = engine;
+  private constructor(engine: Engine, options: ResolvedOptions, directory: ModelDirectory) {
+    super(engine.memory, engine.clock, 0, directory);
     this.#engine = engine;
     this.#options = options;
-    this.#port = new ClientPort(memory, 0);
-    this.#stats = new StatsReader(memory);
-    options.config.models.forEach((model, index) => this.#models.set(model.name, index));
-    this.#pending = new Array<Pending | null>(this.#port.slots).fill(null);
-    this.#inputs = new Array<unknown>(this.#port.slots).fill(undefined);
-    this.#outputs = new Array<unknown>(this.#port.slots).fill(undefined);
-    const callbacks = options.config.gpus.some((gpu) => gpu.host === HOST_CALLBACK);
-    this.#device = callbacks ? new CallbackDevice(memory, engine.clock, options.executes, this.#inputs, this.#outputs) : null;
-    this.#keepAlive = setInterval(() => {}, LONGEST_INTERVAL_MS);
-    this.#keepAlive.unref();
+    this.#stats = new StatsReader(engine.memory, () => [...this.#counted.values()]);
+    for (const { number, name } of directory.entries()) this.#counted.set(number, { number, name, before: null });
+    this.#regions = new ClientRegions(engine);
+    this.#changes = new LiveChanges(engine, this.#stats, options);
+    this.#executes = [...options.executes];
+    if (options.config.gpus.some((gpu) => gpu.host === HOST_CALLBACK)) this.#device = this.#callbackDevice();
   }
 
   /** @internal */
-  static async start<I, O>(options: ResolvedOptions): Promise<Scheduler<I, O>> {
-    let scheduler: Scheduler<I, O> | null = null;
+  static async start<T extends SchedulerTypes>(options: ResolvedOptions): Promise<Scheduler<T>> {
+    let scheduler: Scheduler<T> | null = null;
     const engine = await Engine.start(options.config, {
-      waiting: options.waiting,
+      waiting: options.topology.waiting,
+      arenaBytes: options.arenaBytes,
       onDeath: (reason) => {
         if (scheduler !== null) scheduler.#die(reason);
       },
     });
-    scheduler = new Scheduler<I, O>(engine, options);
-    void scheduler.#pump();
+    const directory = new ModelDirectory(options.models.map((model, number) => entryOf(model, number, engine.specs.tag(number))));
+    scheduler = new Scheduler<T>(engine, options, directory);
+    void scheduler.pump();
     return scheduler;
   }
 
-  // ---------------------------------------------------------------- submitting
-
-  /**
-   * Submits one request and resolves with its output; `undefined` on an emulated device.
-   * Rejects with UnknownModelError, InfeasibleError, OverloadedError (see `retryAfterMs`), ExpiredError, LateError
-   * (if the model wants it), DeviceError, ClosedError, or the signal's reason.
-   */
-  async submit(model: string, input: I, options: SubmitOptions = {}): Promise<O> {
-    return (await this.#enqueue(model, input, options, false)) as O;
+  #callbackDevice(): CallbackDevice {
+    return new CallbackDevice(this.memory, this.clock, this.#executes, (model) => this.directory.at(model), this.inputs, this.outputs);
   }
 
-  /** As `submit`, and tells how the result came about. Delivers late results whatever the model's `onLate`. */
-  async submitDetailed(model: string, input: I, options: SubmitOptions = {}): Promise<DetailedResult<O>> {
-    return (await this.#enqueue(model, input, options, true)) as DetailedResult<O>;
-  }
-
-  /**
-   * As `submit`, but a request that is not accepted is an answer and not a rejection. Throws for what is no request at
-   * all: an unknown model, a wrong option, a signal that is aborted already.
-   */
-  trySubmit(model: string, input: I, options: SubmitOptions = {}): TrySubmit<O> {
-    const checked = this.#check(model, options);
-    options.signal?.throwIfAborted();
-    const slot = this.#closed === null ? this.#port.submit(checked.model, this.#engine.clock.nowNs(), checked.sloNs) : -1;
-    if (slot < 0) return { accepted: false, reason: this.#refusal(checked.model, checked.sloNs, slot) };
-    const result = this.#await(slot, checked.model, checked.sloNs, input, options.signal ?? null, false) as Promise<O>;
-    this.#port.commit();
-    return { accepted: true, result };
-  }
-
-  /** Submits many requests of one model with one call; resolves when all have ended, in the order of `inputs`. */
-  async submitMany(model: string, inputs: readonly I[], options: SubmitOptions = {}): Promise<PromiseSettledResult<O>[]> {
-    const checked = this.#check(model, options);
-    options.signal?.throwIfAborted();
-    const arrivalNs = this.#engine.clock.nowNs();
-    const results = inputs.map((input) => {
-      const slot = this.#closed === null ? this.#port.submit(checked.model, arrivalNs, checked.sloNs) : -1;
-      if (slot < 0) return Promise.reject<unknown>(this.#refusal(checked.model, checked.sloNs, slot));
-      return this.#await(slot, checked.model, checked.sloNs, input, options.signal ?? null, false);
-    });
-    this.#port.commit();
-    return Promise.allSettled(results as Promise<O>[]);
-  }
-
-  #enqueue(name: string, input: I, options: SubmitOptions, detailed: boolean): Promise<unknown> {
-    const { model, sloNs } = this.#check(name, options);
-    options.signal?.throwIfAborted();
-    const slot = this.#closed === null ? this.#port.submit(model, this.#engine.clock.nowNs(), sloNs) : -1;
-    if (slot < 0) throw this.#refusal(model, sloNs, slot);
-    const result = this.#await(slot, model, sloNs, input, options.signal ?? null, detailed);
-    this.#port.commit();
-    return result;
-  }
-
-  #check(name: string, options: SubmitOptions): { model: number; sloNs: number } {
-    const model = this.#models.get(name);
-    if (model === undefined) throw new UnknownModelError(name, [...this.#models.keys()]);
-    const sloNs = options.slo === undefined ? this.#options.config.models[model]!.sloNs : parsePositiveDurationNs(options.slo, 'slo');
-    if (options.signal !== undefined && !(options.signal instanceof AbortSignal)) throw new InvalidOptionError('signal', `got ${typeof options.signal}, must be an AbortSignal`);
-    return { model, sloNs };
-  }
-
-  #refusal(model: number, sloNs: number, code: number): RubatoError {
-    const { name, profile } = this.#options.config.models[model]!;
-    if (this.#closed !== null) return this.#death ?? new ClosedError();
-    if (code === REFUSED_INFEASIBLE) return new InfeasibleError(name, sloNs, this.#options.config.profiles[profile]![1]!);
-    return new OverloadedError(name, `all ${this.#port.slots} slots are in flight (maxInFlight)`, this.#retryAfterMs(model));
-  }
-
-  /** Until about half of what is queued has run or expired: half an SLO. */
-  #retryAfterMs(model: number): number {
-    return Math.max(LEAST_RETRY_MS, Math.ceil(this.#options.config.models[model]!.sloNs / 2e6));
-  }
-
-  #await(slot: number, model: number, sloNs: number, input: I, signal: AbortSignal | null, detailed: boolean): Promise<unknown> {
-    this.#inputs[slot] = input;
-    this.#holdAlive(true);
-    return new Promise((resolve, reject) => {
-      const onAbort = signal === null ? null : () => this.#abort(slot, pending);
-      const pending: Pending = { requestId: this.#nextRequestId++, model, sloNs, detailed, resolve, reject, signal, onAbort, aborted: false };
-      this.#pending[slot] = pending;
-      if (signal === null) return;
-      setMaxListeners(0, signal); // one signal for hundreds of requests is no leak
-      signal.addEventListener('abort', onAbort!, { once: true });
-    });
-  }
-
-  #abort(slot: number, pending: Pending): void {
-    if (this.#pending[slot] !== pending) return;
-    pending.aborted = true;
-    pending.reject(pending.signal!.reason);
-    this.#port.cancel(slot);
-  }
-
-  // ---------------------------------------------------------------- completions
-
-  /** Ends when the scheduler has stopped. */
-  async #pump(): Promise<void> {
-    const { bell } = this.#port;
-    while (!this.#stopped) {
-      if (this.#turn() > 0) {
-        await new Promise((resolve) => setImmediate(resolve));
-        continue;
-      }
-      bell.prepare();
-      if (this.#turn() > 0) {
-        bell.cancel();
-        continue;
-      }
-      await bell.parkAsync(PUMP_PARK_MS);
-    }
-  }
-
-  /** Delivers what has ended and runs callback devices; returns how much there was. */
-  #turn(): number {
-    let work = this.#device === null ? 0 : this.#device.poll(this.#engine.clock.nowNs());
+  /** Runs callback devices as well. @internal */
+  protected override turn(): number {
+    const work = this.#device === null ? 0 : this.#device.poll(this.clock.nowNs());
     // Not before: the user's function may have run for long, and other batches have ended meanwhile.
-    const nowNs = this.#engine.clock.nowNs();
-    const count = this.#port.drain(nowNs);
-    for (let k = 0; k < count; k++) this.#deliver(k, nowNs);
-    work += count;
-    if (count > 0 && this.#port.inFlight === 0) this.#becameIdle();
-    return work;
+    return work + super.turn();
   }
 
-  #deliver(k: number, nowNs: number): void {
-    const slot = this.#port.drainedSlots[k]!;
-    const pending = this.#pending[slot];
-    const output = this.#outputs[slot];
-    this.#pending[slot] = null;
-    this.#inputs[slot] = undefined;
-    this.#outputs[slot] = undefined;
-    if (pending === null || pending === undefined) return;
-    if (pending.onAbort !== null) pending.signal!.removeEventListener('abort', pending.onAbort);
-    if (pending.aborted) return;
-    const outcome = (this.#port.drainedOutcomes[k]! & 31) as OutcomeCode;
-    if (outcome === OUTCOME.completed && !pending.detailed) {
-      pending.resolve(output);
-      return;
-    }
-    this.#settle(pending, outcome, output, this.#port.completion(k), nowNs);
+  // ---------------------------------------------------------------- clients
+
+  /** A raw client on this thread: numbers in and out, in bulk. At most `maxClients` can be open. */
+  client(): RawClient {
+    if (this.#closed !== null) throw this.closedReason();
+    const number = this.#regions.take(false);
+    const port = new ClientPort(this.memory, number);
+    this.#rawPorts.add(port);
+    let isOpen = true;
+    return new RawClient(port, this.clock, this.directory, {
+      memory: this.memory,
+      closed: () => (this.#closed !== null ? this.closedReason() : isOpen ? null : new ClosedError('the client is closed')),
+      stopped: () => (this.#stopped ? (this.#death ?? new ClosedError('the scheduler was closed while the request ran')) : null),
+      close: () => {
+        if (!isOpen) return;
+        isOpen = false;
+        this.#rawPorts.delete(port);
+        if (!this.#stopped) this.#regions.release(number);
+      },
+    });
   }
 
-  #settle(pending: Pending, outcome: OutcomeCode, output: unknown, completion: Completion, nowNs: number): void {
-    const { name, profile } = this.#options.config.models[pending.model]!;
-    switch (outcome) {
-      case OUTCOME.completed:
-      case OUTCOME.late:
-        if (pending.detailed) pending.resolve(detail(output, pending.requestId, completion, nowNs));
-        else if (outcome === OUTCOME.late && this.#options.rejectLate[pending.model]!) pending.reject(new LateError(name, completion.endNs - completion.deadlineNs));
-        else pending.resolve(output);
-        return;
-      case OUTCOME.expired:
-        pending.reject(new ExpiredError(name, pending.sloNs, completion.endNs - completion.arrivalNs));
-        return;
-      case OUTCOME.queueFull:
-        pending.reject(new OverloadedError(name, 'its queue is full (maxQueue), or the scheduler thread is behind', this.#retryAfterMs(pending.model)));
-        return;
-      case OUTCOME.infeasible:
-        pending.reject(new InfeasibleError(name, pending.sloNs, this.#options.config.profiles[profile]![1]!));
-        return;
-      case OUTCOME.failed:
-        pending.reject(output instanceof DeviceError ? output : new DeviceError(name, completion.gpu, `the device failed a batch of ${completion.batchSize}`));
-        return;
-      case OUTCOME.closed:
-        pending.reject(new ClosedError('the scheduler was closed before the request ran'));
-        return;
-      case OUTCOME.cancelled:
-        pending.reject(new DOMException('The request was cancelled', 'AbortError'));
-    }
+  /**
+   * The right to open a client on another thread of this program: pass it on, with `[ticket.port]` as the transfer list,
+   * and open it there with `openClient`. Its place is free again when that client is closed or its thread ends.
+   * Throws InvalidOptionError when `maxClients` are open.
+   */
+  ticket(): Ticket<T> {
+    if (this.#closed !== null) throw this.closedReason();
+    const client = this.#regions.take(true);
+    const { port1, port2 } = new MessageChannel();
+    this.#tickets.add(port1);
+    // However the other thread ends, and only when it does nothing any more.
+    port1.on('close', () => {
+      this.#tickets.delete(port1);
+      if (!this.#stopped) this.#regions.release(client);
+    });
+    port1.unref();
+    return { port: port2, client, memory: this.memory, models: this.directory.entries() };
   }
 
-  #becameIdle(): void {
-    if (this.#closed === null) this.#holdAlive(false);
-    const waiters = this.#drainWaiters;
-    this.#drainWaiters = [];
-    for (const waiter of waiters) waiter();
+  #tell(message: TicketMessage): void {
+    for (const port of this.#tickets) port.postMessage(message);
   }
 
-  /** While requests are in flight the program must not end by itself; a pending `Atomics.waitAsync` does not hold it. */
-  #holdAlive(hold: boolean): void {
-    if (hold === this.#keepsAlive) return;
-    this.#keepsAlive = hold;
-    if (hold) this.#keepAlive.ref();
-    else this.#keepAlive.unref();
+  // ---------------------------------------------------------------- changes while it runs
+
+  /**
+   * Adds a model; resolves when requests for it are taken, with this same scheduler, which now knows its types.
+   * Throws InvalidOptionError for options that are wrong, a name that is taken, or when `maxModels` are there.
+   */
+  async addModel<const M extends ModelOptions>(options: M & NoUnknownOptions<M, ModelOptions>): Promise<Scheduler<WithModel<T, M>>> {
+    this.#throwIfClosed();
+    const { model, number, tag, before } = await this.#changes.addModel(options, (name) => this.directory.has(name));
+    const entry = entryOf(model, number, tag);
+    this.#counted.set(number, { number, name: entry.name, before });
+    this.directory.set(entry);
+    this.#tell({ set: entry });
+    return this as unknown as Scheduler<WithModel<T, M>>;
+  }
+
+  /**
+   * Removes a model: new requests for it reject with UnknownModelError at once. Resolves when its last request has
+   * ended; with `drain: false` those that are queued end as closed. Its name may then be used again.
+   */
+  async removeModel(model: keyof T & string, { drain = true, signal }: RemoveOptions = {}): Promise<void> {
+    this.#throwIfClosed();
+    signal?.throwIfAborted();
+    const entry = this.directory.find(model);
+    this.forget(entry);
+    this.#tell({ remove: entry });
+    const removed = this.#changes.removeModel(entry, drain).then(() => this.#counted.delete(entry.number));
+    await abortable(removed, signal);
+  }
+
+  /**
+   * Changes a model's SLO, profile, maxBatch, policies or onLate; what is left out stays. Resolves when it is in force.
+   * Requests that were accepted keep their deadlines. Tensors cannot be changed.
+   */
+  async updateModel(model: keyof T & string, changes: ModelChanges): Promise<void> {
+    this.#throwIfClosed();
+    const entry = this.directory.find(model);
+    const resolved = await this.#changes.updateModel(entry, changes);
+    const changed = entryOf(resolved, entry.number, entry.tag);
+    if (!this.directory.has(model)) return; // it was removed meanwhile
+    this.directory.set(changed);
+    this.#tell({ set: changed });
+  }
+
+  /**
+   * Adds a device (or `count` of them); resolves with the numbers of its GPUs when they take batches.
+   * Throws InvalidOptionError when more than `maxDevices` would be there.
+   */
+  async addDevice(options: DeviceOptions<never, unknown>): Promise<number[]> {
+    this.#throwIfClosed();
+    return this.#changes.addDevice(options, (gpu, execute) => {
+      this.#executes[gpu] = execute;
+      if (execute !== null) this.#device ??= this.#callbackDevice();
+    });
+  }
+
+  /**
+   * Takes a GPU out of the pool: it gets no new batch from the moment this resolves, or with `drain` (the default) is also
+   * done with those it had. Throws InvalidOptionError when there is no such GPU.
+   */
+  async removeDevice(gpu: number, { drain = true, signal }: RemoveOptions = {}): Promise<void> {
+    this.#throwIfClosed();
+    signal?.throwIfAborted();
+    await abortable(this.#changes.removeDevice(gpu, drain), signal);
+  }
+
+  /**
+   * Spreads the models over the shards by their measured rates; resolves with how many were moved. A model waits for its
+   * running batches while it moves. Nothing to do in a scheduler of one shard.
+   */
+  async rebalance(): Promise<number> {
+    this.#throwIfClosed();
+    return this.#changes.rebalance(this.directory.entries().map(({ number }) => number));
+  }
+
+  #throwIfClosed(): void {
+    if (this.#closed !== null) throw this.closedReason();
   }
 
   // ---------------------------------------------------------------- around it
 
-  /** A raw client: numbers in and out, in bulk. At most `maxClients` can be opened. */
-  client(): RawClient {
-    if (this.#closed !== null) throw new ClosedError();
-    const { config } = this.#options;
-    if (this.#rawPorts.length + 1 >= config.maxClients) throw new InvalidOptionError('maxClients', `all ${config.maxClients - 1} raw clients are open; raise it in the options`);
-    const number = 1 + this.#rawPorts.length;
-    const port = new ClientPort(this.#engine.memory, number);
-    this.#rawPorts.push(port);
-    return new RawClient(port, this.#engine.clock, [...this.#models.keys()], {
-      firstSlot: number * port.slots,
-      closed: () => (this.#closed === null ? null : (this.#death ?? new ClosedError())),
-      stopped: () => (this.#stopped ? (this.#death ?? new ClosedError('the scheduler was closed while the request ran')) : null),
-    });
+  /** Threads and shards, and why these were chosen. */
+  get topology(): Topology {
+    return this.#options.topology;
   }
 
   /** Counters, latencies and GPU use since the start. */
   stats(): SchedulerStats {
-    return readStats(this.#stats, this.#engine.clock.nowNs());
-  }
-
-  /** Resolves when every request submitted here has ended. New ones may still be submitted. */
-  async drain(): Promise<void> {
-    if (this.#port.inFlight === 0 || this.#stopped) return;
-    await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
+    return readStats(this.#stats, this.clock.nowNs());
   }
 
   /**
@@ -350,8 +246,14 @@ export class Scheduler<I = unknown, O = unknown> {
     await this.close();
   }
 
+  /** @internal */
+  protected override closedReason(): RubatoError {
+    return this.#death ?? super.closedReason();
+  }
+
   async #close(): Promise<void> {
-    this.#holdAlive(true);
+    this.holdAlive();
+    this.port.commit();
     for (const port of this.#rawPorts) port.commit(); // what nobody committed could not end
     this.#engine.startClosing();
     const untilMs = performance.now() + CLOSE_TIMEOUT_MS;
@@ -359,46 +261,38 @@ export class Scheduler<I = unknown, O = unknown> {
     await this.#stop(this.#death ?? new ClosedError('the scheduler was closed while the request ran'));
   }
 
-  /** Of this thread, until they have been delivered; of raw clients, until they have ended. */
+  /** Of this thread, until they have been delivered; of other clients, until they have ended. */
   #hasOpenRequests(): boolean {
-    return this.#port.inFlight > 0 || this.#stats.models().some((model) => model.inFlight > 0);
+    return this.inFlight > 0 || this.#stats.totals().some((model) => model.inFlight > 0);
   }
 
   async #stop(reason: RubatoError): Promise<void> {
     await this.#engine.stop();
     this.#stopped = true;
-    this.#port.bell.ring();
-    this.#rejectAll(reason);
-    clearInterval(this.#keepAlive);
+    this.#changes.stop(reason);
+    this.#regions.stop();
+    this.#tell({ stopped: reason.message });
+    this.end(reason);
   }
 
-  /** The scheduler thread is gone: nothing will end any more, so everything ends here. */
+  /** A scheduler thread is gone: nothing will end any more, so everything ends here. */
   #die(reason: RubatoError): void {
     this.#death = reason;
     this.#closed ??= this.#stop(reason);
   }
-
-  #rejectAll(reason: RubatoError): void {
-    for (let slot = 0; slot < this.#pending.length; slot++) {
-      const pending = this.#pending[slot];
-      if (pending === null || pending === undefined) continue;
-      this.#pending[slot] = null;
-      if (pending.onAbort !== null) pending.signal!.removeEventListener('abort', pending.onAbort);
-      pending.reject(reason);
-    }
-    for (const waiter of this.#drainWaiters.splice(0)) waiter();
-  }
 }
 
-function detail(output: unknown, requestId: number, completion: Completion, nowNs: number): DetailedResult<unknown> {
-  return {
-    output,
-    late: completion.outcome === OUTCOME.late,
-    queueMs: (completion.startNs - completion.arrivalNs) / 1e6,
-    execMs: (completion.endNs - completion.startNs) / 1e6,
-    latencyMs: (Math.max(nowNs, completion.endNs) - completion.arrivalNs) / 1e6, // it may have ended since the clock was read
-    batchSize: completion.batchSize,
-    gpu: completion.gpu,
-    requestId,
-  };
+function entryOf({ config, layout, rejectLate }: ResolvedModel, number: number, tag: number): ModelEntry {
+  return { name: config.name, number, tag, rejectLate, layout };
 }
+
+/** Rejects with the signal's reason when it is aborted first. */
+function abortable<R>(work: Promise<R>, signal: AbortSignal | undefined): Promise<R> {
+  if (signal === undefined) return work;
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason as Error);
+    signal.addEventListener('abort', onAbort, { once: true });
+    void work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}
+

@@ -13,6 +13,8 @@ export interface ModelStats extends ModelCounters {
 }
 
 export interface GpuStats {
+  /** Its number: results tell which GPU ran them, `removeDevice` takes it. */
+  readonly gpu: number;
   readonly kind: 'emulated' | 'callback';
   readonly batches: number;
   /** Share of the time since the start that it was busy. */
@@ -36,18 +38,24 @@ export interface SchedulerStats {
 }
 
 export function readStats(reader: StatsReader, nowNs: number): SchedulerStats {
-  const models = reader.models().map((counters, model): ModelStats => ({
-    ...counters,
-    meanBatch: counters.batches === 0 ? 0 : counters.batched / counters.batches,
-    latencyMs: percentilesMs(histogramOf(reader.histogram('latency', model))),
-    queueMs: percentilesMs(histogramOf(reader.histogram('wait', model))),
-    latenessUs: percentilesUs(histogramOf(reader.histogram('lateness', model))),
-  }));
-  const sum = (value: (model: ModelStats) => number): number => models.reduce((total, model) => total + value(model), 0);
+  const numbers = reader.numbers();
+  const models = reader.models().map((counters, index): ModelStats => {
+    const model = numbers[index]!;
+    return {
+      ...counters,
+      meanBatch: counters.batches === 0 ? 0 : counters.batched / counters.batches,
+      latencyMs: percentilesMs(histogramOf(reader.histogram('latency', model))),
+      queueMs: percentilesMs(histogramOf(reader.histogram('wait', model))),
+      latenessUs: percentilesUs(histogramOf(reader.histogram('lateness', model))),
+    };
+  });
+  // With the models that were removed since the start.
+  const totals = reader.totals();
+  const sum = (value: (model: ModelCounters) => number): number => totals.reduce((total, model) => total + value(model), 0);
   return {
     uptimeMs: nowNs / 1e6,
     models,
-    gpus: reader.gpus().map((gpu) => ({ kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: gpu.busyNs / nowNs })),
+    gpus: reader.gpus().map((gpu) => ({ gpu: gpu.gpu, kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: gpu.busyNs / nowNs })),
     accepted: sum((model) => model.accepted),
     refused: sum((model) => model.refused),
     completed: sum((model) => model.completed),

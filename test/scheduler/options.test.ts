@@ -20,7 +20,7 @@ const WHOLE: Case[] = [
   ['no models', { devices: [EMULATED] }, 'models', /^is missing, must be an array$/],
   ['an empty list of models', { models: [], devices: [EMULATED] }, 'models', /^is empty, must have at least 1$/],
   ['a model without a list', { models: MODEL, devices: [EMULATED] }, 'models', /^got an object, must be an array$/],
-  ['an option that does not exist', option({ maxInflight: 5 }), 'maxInflight', /^unknown option, allowed are models, devices, maxInFlight, maxClients, waiting, margins$/],
+  ['an option that does not exist', option({ maxInflight: 5 }), 'maxInflight', /^unknown option, allowed are models, devices, maxInFlight, maxClients, .*, waiting, margins$/],
   ['too few requests in flight', option({ maxInFlight: 0 }), 'maxInFlight', /^got 0, must be at least 32$/],
   ['too many requests in flight', option({ maxInFlight: 1e9 }), 'maxInFlight', /^got 1000000000, must be at most 4194304$/],
   ['NaN requests in flight', option({ maxInFlight: NaN }), 'maxInFlight', /^got NaN, must be a finite number$/],
@@ -41,7 +41,7 @@ const MODELS: Case[] = [
   ['an empty name', model({ name: '' }), 'models[0].name', /^got "", must not be empty$/],
   ['a name that is a number', model({ name: 7 }), 'models[0].name', /^got 7, must be a string$/],
   ['a name that another model has', { models: [MODEL, { ...MODEL, name: 'n' }, MODEL], devices: [EMULATED] }, 'models[2].name', /^got 'm', which is the name of models\[0\] already$/],
-  ['an option that does not exist', model({ priority: 1 }), 'models[0].priority', /^unknown option, allowed are name, slo, profile, .*maxQueue$/],
+  ['an option that does not exist', model({ priority: 1 }), 'models[0].priority', /^unknown option, allowed are name, slo, profile, .*maxQueue, .*/],
   ['no SLO', model({ slo: undefined }), 'models[0].slo', /^got undefined, must be a duration/],
   ['an SLO of 0', model({ slo: 0 }), 'models[0].slo', /^got 0, must be a duration > 0/],
   ['a negative SLO', model({ slo: -5 }), 'models[0].slo', /^got -5, must be a duration > 0/],
@@ -122,12 +122,13 @@ for (const [part, cases] of Object.entries({ options: WHOLE, models: MODELS, pro
 
 describe('options that are right', () => {
   test('get their defaults', () => {
-    const { config, waiting, rejectLate, executes } = resolveOptions({ models: [MODEL], devices: [EMULATED] });
-    assert.equal(waiting, 'balanced');
-    assert.deepEqual(rejectLate, [false]);
+    const { config, topology, models, executes, arenaBytes } = resolveOptions({ models: [MODEL], devices: [EMULATED] }, 2);
+    assert.deepEqual([topology.kind, topology.shards, topology.threads, topology.waiting], ['single', 1, 1, 'balanced']);
+    assert.deepEqual(models.map(({ rejectLate, layout }) => [rejectLate, layout]), [[false, null]]);
+    assert.equal(arenaBytes, 0, 'no memory for tensors where no model has any');
     assert.deepEqual(executes, [null]);
     assert.equal(2 ** config.slotShift, 65_536);
-    assert.equal(config.maxClients, 4);
+    assert.deepEqual([config.maxClients, config.maxModels, config.maxGpus, config.maxBatch], [17, 64, 64, 8]);
     assert.deepEqual({ ...config.models[0] }, { name: 'm', sloNs: 25e6, profile: 0, maxBatch: 8, dropPolicy: 0, condition: 0, maxQueue: 65_536 });
     assert.ok(config.margins.measureControl && config.margins.measureResponse && config.margins.measureJitter);
   });

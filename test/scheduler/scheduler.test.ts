@@ -26,6 +26,9 @@ import {
   type SchedulerStats,
 } from '#rubato/index.js';
 import { Random } from '#rubato/model/random.js';
+import { REQUEST } from '#rubato/protocol/records.js';
+import { Doorbell } from '#rubato/ringbuf/doorbell.js';
+import { RingWriter } from '#rubato/ringbuf/spsc-ring.js';
 
 /** A scheduler that loses a request would hold its test for ever. */
 const TEST_LIMIT_MS = 30_000;
@@ -121,7 +124,8 @@ describe('a callback device', { concurrency: 3 }, () => {
     await gate.started(2);
     gate.open();
     await Promise.all([first, second]);
-    assert.deepEqual(gate.batches, [{ model: 'other', size: 3, inputs: [1, 2, 3], gpu: 0 }, { model: 'other', size: 2, inputs: [4, 5], gpu: 1 }]);
+    const seen = gate.batches.map(({ model, size, inputs, gpu }) => ({ model, size, inputs, gpu }));
+    assert.deepEqual(seen, [{ model: 'other', size: 3, inputs: [1, 2, 3], gpu: 0 }, { model: 'other', size: 2, inputs: [4, 5], gpu: 1 }]);
   });
 
   test('runs full batches of what came together', async () => {
@@ -774,7 +778,7 @@ describe('a raw client', { concurrency: 3 }, () => {
     const clients = [scheduler.client(), scheduler.client()];
     assert.throws(() => scheduler.client(), isError(InvalidOptionError, 'ERR_RUBATO_INVALID_OPTION', (error) => {
       assert.equal(error.path, 'maxClients');
-      assert.match(error.message, /all 2 raw clients are open/);
+      assert.match(error.message, /all 2 clients are in use/);
     }));
     await using none = await startRaw({}, { maxClients: 0 });
     assert.throws(() => none.client(), InvalidOptionError);
@@ -827,7 +831,7 @@ describe('stats', () => {
       'batches', 'batched', 'grants', 'refusedGrants', 'ratePerSecond', 'targetBatch', 'meanBatch', 'latencyMs', 'queueMs', 'latenessUs',
     ]);
     for (const key of ['latencyMs', 'queueMs', 'latenessUs'] as const) assert.deepEqual(Object.keys(stats.models[0]![key]), PERCENTILES);
-    assert.deepEqual(stats.gpus, [{ kind: 'emulated', batches: 0, busyShare: 0 }, { kind: 'callback', batches: 0, busyShare: 0 }]);
+    assert.deepEqual(stats.gpus, [{ gpu: 0, kind: 'emulated', batches: 0, busyShare: 0 }, { gpu: 1, kind: 'callback', batches: 0, busyShare: 0 }]);
     assert.deepEqual(JSON.parse(JSON.stringify(stats)), stats, 'no NaN, no Infinity');
   });
 
@@ -906,8 +910,14 @@ describe('when the scheduler thread dies', () => {
   });
 
   test('by an error of its own, that error is the cause', async () => {
-    // A model number that does not exist makes the shard fail; submitBulk says that it does not check.
-    const { scheduler } = await startAndKill((_, broken) => broken.client().submitBulk(new Int32Array([1]), new Float64Array([0])));
+    // A record of a request that was never made is a broken invariant: the shard fails.
+    const { scheduler } = await startAndKill((_, broken) => {
+      const { memory, client } = broken.ticket();
+      const lane = new RingWriter(memory.clients[client]!.requests[0]!);
+      lane.i32[lane.claim() + REQUEST.at.generation] = 1000;
+      lane.commit();
+      new Doorbell(memory.buffer, memory.dispatcherBell).ring();
+    });
     await assert.rejects(scheduler.submit('m', 3), (error) => died(error) && (error as Error).cause instanceof Error);
     await scheduler.close();
   });

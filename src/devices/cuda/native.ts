@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { types } from 'node:util';
 
 export interface CudaDevice {
   readonly index: number;
@@ -39,18 +40,30 @@ export interface NativeLoad {
   readonly reason: string;
 }
 
-const ADDON_FILE = 'rubato_cuda.node';
-/** From `dist/devices/cuda/` up to the package. A build of this machine comes before one that was shipped. */
-const PLACES = [
-  `../../../native/cuda/build/Release/${ADDON_FILE}`,
-  `../../../prebuilds/${process.platform}-${process.arch}/${ADDON_FILE}`,
-];
+/** What decides which addon fits. */
+export interface NativeHost {
+  /** The package's folder, a file URL that ends with `/`. */
+  readonly root: string;
+  readonly platform: string;
+  readonly arch: string;
+  /** Version of the GNU C library in this process; null with any other, such as musl. Linux only. */
+  glibcVersion(): string | null;
+}
 
-export function loadNative(): NativeLoad {
+const ADDON_FILE = 'rubato_cuda.node';
+
+/** Loads what was built on this machine or, if there is nothing, what was shipped for its like. */
+export function loadNative(host: NativeHost = thisHost()): NativeLoad {
   const failures: string[] = [];
-  for (const place of PLACES) {
-    const path = fileURLToPath(new URL(place, import.meta.url));
+  const shipped = `prebuilds/${host.platform}-${host.arch}/${ADDON_FILE}`;
+  for (const place of [`native/cuda/build/Release/${ADDON_FILE}`, shipped]) {
+    const path = fileURLToPath(new URL(place, host.root));
     if (!existsSync(path)) continue;
+    if (place === shipped && host.platform === 'linux' && host.glibcVersion() === null) {
+      // Not even tried: with a compatibility layer it might load, and crash later.
+      failures.push(`${path} is for glibc, this Node.js uses another C library (musl?); build it here, docs/packaging.md says how`);
+      continue;
+    }
     try {
       return { native: loadFrom(path), reason: `loaded from ${path}` };
     } catch (error) {
@@ -58,7 +71,22 @@ export function loadNative(): NativeLoad {
     }
   }
   if (failures.length > 0) return { native: null, reason: failures.join('; ') };
-  return { native: null, reason: 'the native addon is not built (npm run build needs a C++ compiler, make and Python)' };
+  return { native: null, reason: `the native addon is not built, and none is shipped for ${host.platform}-${host.arch} (docs/packaging.md says how to build it)` };
+}
+
+function thisHost(): NativeHost {
+  const root = new URL('../../../', import.meta.url).href; // from dist/devices/cuda/
+  return { root, platform: process.platform, arch: process.arch, glibcVersion };
+}
+
+/** As in `NativeHost`. Takes about 5 ms, and longer where the report asks the network for names: it is told not to. */
+export function glibcVersion(): string | null {
+  const report = process.report as typeof process.report & { excludeNetwork: boolean }; // Node's types of version 20 lack it
+  const before = report.excludeNetwork;
+  report.excludeNetwork = true;
+  const { header } = report.getReport() as { header: { glibcVersionRuntime?: string } };
+  report.excludeNetwork = before;
+  return header.glibcVersionRuntime ?? null;
 }
 
 function loadFrom(path: string): NativeAddon {
@@ -70,6 +98,6 @@ function loadFrom(path: string): NativeAddon {
 }
 
 function firstLine(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = types.isNativeError(error) ? error.message : String(error); // under Jest, Node's errors are no `instanceof Error`
   return text.split('\n', 1)[0] ?? text;
 }

@@ -1,0 +1,248 @@
+/**
+ * Changes of a running scheduler, one after the other: each is written, published and acknowledged by every role before
+ * the next is begun (protocol/specs.ts). Waiting is by looking again, since changes are rare.
+ */
+import { setTimeout } from 'node:timers';
+import type { ExecuteBatch } from '../devices/callback.js';
+import { InvalidOptionError, type RubatoError } from '../model/errors.js';
+import { mostMarginNs, MARGIN_MOST } from '../protocol/shared-memory.js';
+import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_NONE } from '../protocol/specs.js';
+import type { Baseline, StatsReader } from '../protocol/stats.js';
+import { DISPATCH_MODEL, GPU, SHARD_MODEL } from '../protocol/tables.js';
+import type { ModelEntry } from './directory.js';
+import type { Engine } from './engine.js';
+import { resolveDevice, type ModelChanges, type ResolvedModel, type ResolvedOptions, resolveModel } from './options.js';
+import { assignShards, leastLoadedShard } from './topology.js';
+
+const LOOK_EVERY_MS = 1;
+
+export interface AddedModel {
+  readonly model: ResolvedModel;
+  readonly number: number;
+  readonly tag: number;
+  readonly before: Baseline | null;
+}
+
+export class LiveChanges {
+  readonly #engine: Engine;
+  readonly #stats: StatsReader;
+  readonly #i32: Int32Array;
+  readonly #f64: Float64Array;
+  /** By number in use. */
+  readonly #models = new Map<number, ResolvedModel>();
+  /** Numbers that were in use, the one that is free longest first. Others have never been. */
+  readonly #freed: number[] = [];
+  #firstUnused: number;
+  /** Whether a name is being added. */
+  readonly #coming = new Set<string>();
+  #last: Promise<unknown> = Promise.resolve();
+  #stopped: RubatoError | null = null;
+
+  constructor(engine: Engine, stats: StatsReader, options: ResolvedOptions) {
+    this.#engine = engine;
+    this.#stats = stats;
+    this.#i32 = new Int32Array(engine.memory.buffer);
+    this.#f64 = new Float64Array(engine.memory.buffer, 0, engine.memory.buffer.byteLength >> 3);
+    options.models.forEach((model, number) => this.#models.set(number, model));
+    this.#firstUnused = options.models.length;
+  }
+
+  /** The scheduler is gone: whatever is waited for will not come. */
+  stop(reason: RubatoError): void {
+    this.#stopped = reason;
+  }
+
+  /** Runs `work` when all earlier changes are done. */
+  #inTurn<R>(work: () => Promise<R>): Promise<R> {
+    const result = this.#last.then(work);
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) {
+      if (this.#stopped !== null) throw this.#stopped;
+      await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
+    }
+  }
+
+  async #publish(): Promise<void> {
+    const version = this.#engine.specs.publish();
+    await this.#until(() => this.#engine.specs.acknowledged(version));
+  }
+
+  // ---------------------------------------------------------------- models
+
+  async addModel(given: unknown, isTaken: (name: string) => boolean): Promise<AddedModel> {
+    const model = this.#resolve(given, 'model');
+    const { name } = model.config;
+    if (isTaken(name) || this.#coming.has(name)) throw new InvalidOptionError('model.name', `got '${name}', which is the name of another model already`);
+    if (model.layout !== null && this.#engine.memory.arena === null) {
+      throw new InvalidOptionError('model.inputs', `model '${name}' has tensors, and this scheduler was made without memory for any; give createScheduler a memoryLimit`);
+    }
+    this.#coming.add(name);
+    try {
+      return await this.#inTurn(() => this.#add(model));
+    } finally {
+      this.#coming.delete(name);
+    }
+  }
+
+  async #add(model: ResolvedModel): Promise<AddedModel> {
+    const { specs, memory } = this.#engine;
+    const { models } = memory.limits;
+    const isFresh = this.#firstUnused < models;
+    const number = isFresh ? this.#firstUnused : this.#freed[0];
+    if (number === undefined) throw new InvalidOptionError('maxModels', `all ${models} models are there; remove one first, or raise it in the options`);
+    if (isFresh) this.#firstUnused++;
+    else this.#freed.shift();
+    const before = isFresh ? null : this.#stats.baseline(number);
+    const assigned = [...this.#models.keys()].map((other) => ({ shard: specs.shardOf(other), load: this.#loadOf(other) }));
+    this.#models.set(number, model);
+    this.#noteSlos();
+    specs.writeModel(number, model.config, model.profile, leastLoadedShard(assigned, memory.config.shards));
+    await this.#publish();
+    return { model, number, tag: specs.open(number), before };
+  }
+
+  /** The measured rate of a model, or what it is reckoned at while there is none. */
+  #loadOf(number: number): number {
+    const { ratePerSecond } = this.#stats.raw(number);
+    return ratePerSecond > 0 ? ratePerSecond : this.#models.get(number)!.load;
+  }
+
+  async removeModel({ number }: ModelEntry, drain: boolean): Promise<void> {
+    const { specs } = this.#engine;
+    specs.close(number);
+    if (!drain) {
+      await this.#inTurn(async () => {
+        specs.setState(number, MODEL_ENDING);
+        await this.#publish();
+      });
+    }
+    // Not in turn: it may take as long as the model's SLO.
+    await this.#until(() => this.#stats.raw(number).inFlight === 0);
+    await this.#inTurn(async () => {
+      specs.setState(number, MODEL_NONE);
+      await this.#publish();
+      this.#models.delete(number);
+      this.#noteSlos();
+      this.#freed.push(number);
+    });
+  }
+
+  async updateModel(entry: ModelEntry, changes: ModelChanges): Promise<ResolvedModel> {
+    const { number } = entry;
+    for (const key of ['name', 'inputs', 'outputs'] as const) {
+      if (key in changes) throw new InvalidOptionError(`changes.${key}`, 'cannot be changed; add another model and remove this one');
+    }
+    return this.#inTurn(async () => {
+      const old = this.#models.get(number);
+      if (old === undefined) throw new InvalidOptionError('model', `'${entry.name}' was removed meanwhile`);
+      const changed = this.#resolve({ ...old.given, ...changes }, 'changes');
+      const model = { ...changed, layout: old.layout };
+      this.#models.set(number, model);
+      this.#noteSlos();
+      this.#engine.specs.writeModel(number, model.config, model.profile, this.#engine.specs.shardOf(number));
+      await this.#publish();
+      return model;
+    });
+  }
+
+  #resolve(given: unknown, path: string): ResolvedModel {
+    const { config, limits } = this.#engine.memory;
+    const model = resolveModel(given, path, 2 ** config.slotShift);
+    if (model.config.maxBatch > limits.batch) {
+      throw new InvalidOptionError(`${path}.maxBatch`, `its batches may have ${model.config.maxBatch} requests, this scheduler was made for at most ${limits.batch}; give a smaller one, or createScheduler a larger maxBatch`);
+    }
+    return model;
+  }
+
+  /** Measured margins may be up to a tenth of the shortest SLO. */
+  #noteSlos(): void {
+    const slos = [...this.#models.values()].map((model) => model.config.sloNs);
+    if (slos.length > 0) this.#f64[(this.#engine.memory.margins >> 3) + MARGIN_MOST] = mostMarginNs(slos);
+  }
+
+  // ---------------------------------------------------------------- shards
+
+  /** Moves models so that the shards are loaded evenly; returns how many were moved. */
+  async rebalance(numbers: readonly number[]): Promise<number> {
+    const { shards } = this.#engine.memory.config;
+    if (shards === 1) return 0;
+    const wanted = assignShards(numbers.map((number) => this.#loadOf(number)), shards);
+    let moved = 0;
+    for (const [index, number] of numbers.entries()) {
+      if (await this.#inTurn(() => this.#move(number, wanted[index]!))) moved++;
+    }
+    return moved;
+  }
+
+  /**
+   * Gives a model to another shard: it is frozen until its batches have ended and no grant is under way, then its queue
+   * goes over. Clients are told last, so the new owner never gets a request for a model it does not know.
+   */
+  async #move(number: number, shard: number): Promise<boolean> {
+    const { specs } = this.#engine;
+    if (!this.#models.has(number) || specs.shardOf(number) === shard) return false;
+    specs.setState(number, MODEL_FROZEN);
+    await this.#publish();
+    // A grant that the dispatcher made before it saw the empty candidate is answered by a refusal.
+    await this.#until(() => this.#isQuiet(number));
+    specs.moveTo(number, shard);
+    await this.#publish();
+    specs.route(number);
+    return true;
+  }
+
+  #isQuiet(number: number): boolean {
+    const { memory } = this.#engine;
+    const shardRow = (memory.shardModels >> 2) + number * SHARD_MODEL.words;
+    const dispatchRow = (memory.dispatchModels >> 2) + number * DISPATCH_MODEL.words;
+    return this.#f64[(shardRow >> 1) + SHARD_MODEL.at.running] === 0 && this.#i32[shardRow + SHARD_MODEL.at.answered] === this.#i32[dispatchRow + DISPATCH_MODEL.at.issued];
+  }
+
+  // ---------------------------------------------------------------- devices
+
+  async addDevice(given: unknown, host: (gpu: number, execute: ExecuteBatch<unknown, unknown> | null) => void): Promise<number[]> {
+    const devices = resolveDevice(given, 'device');
+    return this.#inTurn(async () => {
+      const { specs, memory } = this.#engine;
+      const free = Array.from({ length: memory.limits.gpus }, (_, gpu) => gpu).filter((gpu) => specs.gpuState(gpu) === GPU_NONE);
+      if (free.length < devices.length) {
+        throw new InvalidOptionError('maxDevices', `${devices.length} more GPUs do not fit, ${memory.limits.gpus - free.length} of ${memory.limits.gpus} are there; raise it in the options`);
+      }
+      const numbers = free.slice(0, devices.length);
+      numbers.forEach((gpu, i) => {
+        host(gpu, devices[i]!.execute);
+        specs.writeGpu(gpu, devices[i]!.gpu);
+      });
+      await this.#publish();
+      return numbers;
+    });
+  }
+
+  async removeDevice(gpu: number, drain: boolean): Promise<void> {
+    const { specs, memory } = this.#engine;
+    await this.#inTurn(async () => {
+      if (!(Number.isInteger(gpu) && gpu >= 0 && gpu < memory.limits.gpus) || specs.gpuState(gpu) !== GPU_ACTIVE) {
+        throw new InvalidOptionError('gpu', `got ${gpu}, there is no GPU of that number in the pool`);
+      }
+      specs.setGpuState(gpu, GPU_LEAVING);
+      await this.#publish();
+    });
+    const gone = this.#until(() => this.#isIdle(gpu)).then(() =>
+      this.#inTurn(async () => {
+        specs.setGpuState(gpu, GPU_NONE);
+        await this.#publish();
+      }),
+    );
+    if (drain) await gone;
+    else gone.catch(() => {}); // the scheduler may be closed before
+  }
+
+  #isIdle(gpu: number): boolean {
+    const at = (this.#engine.memory.gpus >> 2) + gpu * GPU.words;
+    return this.#i32[at + GPU.at.grantModel] === -1 && this.#i32[at + GPU.at.runRow] === -1 && this.#i32[at + GPU.at.nextRow] === -1;
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * The regions of clients: who has which, and what happens when a client's thread is gone. Lives on the thread that made
+ * the scheduler.
+ *
+ *   free ──take──▶ ticket ──openClient──▶ open ──release──▶ dying ──drained──▶ free
+ *
+ * A dying region is taken over by a `ClientPort` of ours: its open requests are cancelled, the batches they are in are
+ * waited for, their results thrown away, its tensor pages given back.
+ */
+import { clearInterval, setInterval } from 'node:timers';
+import { freePagesOf } from '../protocol/arena.js';
+import { ClientPort } from '../protocol/client-port.js';
+import { CLIENT_DYING, CLIENT_FREE, CLIENT_OPEN, CLIENT_TICKET } from '../protocol/shared-memory.js';
+import { InvalidOptionError } from './errors.js';
+import { pageTable } from './client.js';
+import type { Engine } from './engine.js';
+
+/** Nobody waits for a dead client's batches. */
+const DRAIN_EVERY_MS = 2;
+
+export class ClientRegions {
+  readonly #engine: Engine;
+  readonly #dying = new Map<number, ClientPort>();
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+  }
+
+  /** Regions that are being drained. */
+  get dying(): number {
+    return this.#dying.size;
+  }
+
+  /** Takes a free region and returns its number. Throws InvalidOptionError when all are in use. */
+  take(isTicket: boolean): number {
+    const { specs, memory } = this.#engine;
+    const { maxClients } = memory.config;
+    for (let client = 1; client < maxClients; client++) {
+      if (specs.clientState(client) !== CLIENT_FREE) continue;
+      specs.setClientState(client, isTicket ? CLIENT_TICKET : CLIENT_OPEN);
+      specs.publish();
+      return client;
+    }
+    const dying = this.#dying.size === 0 ? '' : ` (of ${this.#dying.size} the last batches are awaited)`;
+    throw new InvalidOptionError('maxClients', `all ${maxClients - 1} clients are in use${dying}; close some, or raise it in the options`);
+  }
+
+  /** The client of this region is gone, and its thread does nothing with it any more. */
+  release(client: number): void {
+    const { specs, memory } = this.#engine;
+    const state = specs.clientState(client);
+    if (state === CLIENT_FREE || state === CLIENT_DYING) return;
+    specs.setClientState(client, CLIENT_DYING);
+    const port = new ClientPort(memory, client);
+    port.takeOver();
+    this.#dying.set(client, port);
+    this.#timer ??= setInterval(() => this.poll(), DRAIN_EVERY_MS).unref();
+    this.poll();
+  }
+
+  /** Drains what is dying, and frees what is drained. */
+  poll(): void {
+    const { specs, memory, clock } = this.#engine;
+    for (const [client, port] of this.#dying) {
+      while (port.drain(clock.nowNs()) > 0);
+      if (port.inFlight > 0) continue;
+      if (memory.arena !== null) freePagesOf(pageTable(memory), client);
+      this.#dying.delete(client);
+      specs.setClientState(client, CLIENT_FREE);
+      specs.publish();
+    }
+    if (this.#dying.size === 0) this.stop();
+  }
+
+  stop(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * Clients on other threads. `scheduler.ticket()` makes a ticket; it goes to a worker thread of the same process, with
+ * its port in the transfer list, and is opened there.
+ *
+ *   const worker = new Worker('./worker.js', { workerData: { ticket }, transferList: [ticket.port] });
+ *   // in worker.js
+ *   const client = openClient(workerData.ticket);
+ *
+ * The port carries no requests. It tells the client of models that come and go and of the scheduler's end, and its
+ * closing tells the scheduler that the client is gone, however its thread has ended.
+ */
+import type { MessagePort } from 'node:worker_threads';
+import { SystemClock } from '../clock/clock.js';
+import { type RubatoError } from '../model/errors.js';
+import { ClientPort } from '../protocol/client-port.js';
+import { CLIENT_OPEN, CLIENT_TICKET, type SharedMemory } from '../protocol/shared-memory.js';
+import { Client } from './client.js';
+import { ModelDirectory, type ModelEntry } from './directory.js';
+import { ClosedError, InvalidInputError, TicketError } from './errors.js';
+import { RawClient } from './raw-client.js';
+import type { AnyModels, SchedulerTypes, Typed } from './types.js';
+
+/** The right to open one client on a thread of this process. Goes by `postMessage` or `workerData`, its port by transfer. */
+export interface Ticket<T extends SchedulerTypes = AnyModels> extends Typed<T> {
+  readonly port: MessagePort;
+  /** @internal */
+  readonly client: number;
+  /** @internal */
+  readonly memory: SharedMemory;
+  /** @internal */
+  readonly models: readonly ModelEntry[];
+}
+
+/** What the scheduler tells its clients on other threads. @internal */
+export type TicketMessage = { readonly set: ModelEntry } | { readonly remove: ModelEntry } | { readonly stopped: string };
+
+/** A client on the thread that opened its ticket. */
+export class TicketClient<T extends SchedulerTypes = AnyModels> extends Client<T> implements AsyncDisposable {
+  readonly #port: MessagePort;
+  #reason: RubatoError | null = null;
+  #closed: Promise<void> | null = null;
+
+  /** @internal */
+  constructor(ticket: Ticket<T>) {
+    super(ticket.memory, new SystemClock(ticket.memory.config.origin), ticket.client, new ModelDirectory(ticket.models));
+    this.#port = ticket.port;
+    this.#port.on('message', (message: TicketMessage) => this.#take(message));
+    this.#port.on('close', () => this.#stop(new ClosedError('the thread that made the scheduler has ended')));
+    this.#port.unref();
+    void this.pump();
+  }
+
+  #take(message: TicketMessage): void {
+    if ('set' in message) this.directory.set(message.set);
+    else if ('remove' in message) this.forget(message.remove);
+    else this.#stop(new ClosedError(message.stopped));
+  }
+
+  #stop(reason: RubatoError): void {
+    if (this.#reason !== null) return;
+    this.#reason = reason;
+    this.end(reason);
+    this.#port.close();
+  }
+
+  protected override closedReason(): RubatoError {
+    return this.#reason ?? super.closedReason();
+  }
+
+  /** Values that are no tensors stay on their thread: only the scheduler's own can give them to a callback. */
+  protected override checkValue(model: ModelEntry, input: unknown): void {
+    if (input === undefined) return;
+    throw new InvalidInputError(model.name, null, 'it takes JavaScript values, which only the thread that made the scheduler can submit; declare its inputs and outputs as tensors, or submit undefined');
+  }
+
+  /**
+   * Waits until every request of this client has ended, then gives its place back. New requests reject with ClosedError
+   * from now on. Calling it again gives the same promise.
+   */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#reason !== null) return;
+    this.refuseMore();
+    await this.drain();
+    this.#stop(new ClosedError('the client is closed'));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/**
+ * Opens a client on this thread, with the methods of the scheduler that submit. Any worker thread of the process that
+ * made the scheduler will do.
+ * Throws TicketError for a ticket that was opened already, or that has come from another process.
+ */
+export function openClient<T extends SchedulerTypes = AnyModels>(ticket: Ticket<T>): TicketClient<T> {
+  claim(ticket);
+  return new TicketClient<T>(ticket);
+}
+
+/** As `openClient`: numbers in and out, in bulk. `close()` it, or let its thread end. */
+export function openRawClient(ticket: Ticket): RawClient {
+  claim(ticket);
+  const { memory, client, models, port } = ticket;
+  let stopped: RubatoError | null = null;
+  const directory = new ModelDirectory(models);
+  port.on('message', (message: TicketMessage) => {
+    if ('set' in message) directory.set(message.set);
+    else if ('remove' in message) directory.remove(message.remove.name);
+    else stopped = new ClosedError(message.stopped);
+  });
+  port.on('close', () => (stopped ??= new ClosedError('the thread that made the scheduler has ended')));
+  port.unref();
+  return new RawClient(new ClientPort(memory, client), new SystemClock(memory.config.origin), directory, {
+    memory,
+    closed: () => stopped,
+    stopped: () => stopped,
+    close: () => {
+      stopped ??= new ClosedError('the client is closed');
+      port.close();
+    },
+  });
+}
+
+function claim(ticket: unknown): void {
+  if (!isTicket(ticket)) {
+    throw new TicketError('this is no ticket of a scheduler in this process; a ticket goes to worker threads only (a forked process or a cluster worker shares no memory: make a scheduler there)');
+  }
+  const states = new Int32Array(ticket.memory.buffer);
+  const at = (ticket.memory.clientStates >> 2) + ticket.client;
+  if (Atomics.compareExchange(states, at, CLIENT_TICKET, CLIENT_OPEN) !== CLIENT_TICKET) {
+    throw new TicketError('this ticket was opened already, or its scheduler is closed; make one per client with scheduler.ticket()');
+  }
+}
+
+function isTicket(value: unknown): value is Ticket {
+  if (typeof value !== 'object' || value === null) return false;
+  const { memory, port, client } = value as Partial<Ticket>;
+  return Object.prototype.toString.call(memory?.buffer) === '[object SharedArrayBuffer]' && typeof port?.postMessage === 'function' && Number.isInteger(client);
+}
