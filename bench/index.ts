@@ -6,7 +6,8 @@ import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import Benchmark from 'benchmark';
-import { fixed, percent, renderTable, short, si } from '#rubato/report/table.js';
+import { renderTable } from '#rubato/report/table.js';
+import { fixed, percent, short, si } from '#rubato/report/units.js';
 import { cases, transfer, type Case } from './ring.js';
 
 /** Short runs: five of 0.1 s show more of the noise than one of 0.5 s. */

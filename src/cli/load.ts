@@ -9,7 +9,7 @@ import { Progress } from '../report/progress.js';
 import type { ArrivalPattern } from '../sim/arrivals.js';
 import { readTrace } from '../sim/trace.js';
 import { staggeredOptimum, type Workload } from '../sim/workload.js';
-import { si } from '../report/table.js';
+import { si } from '../report/units.js';
 import { SHED_SHARE } from '../scheduler/options.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
 import { LiveRun, type PhaseTotals } from './live-run.js';

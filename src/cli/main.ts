@@ -8,7 +8,7 @@ import { InvalidOptionError, RubatoError } from '../model/errors.js';
 import { LatencyProfile } from '../model/latency-profile.js';
 import { CONDITIONS, DROP_POLICIES } from '../protocol/config.js';
 import { buildRunReport, printRunReport, type RunReport, type RunTotals } from '../report/run-report.js';
-import { fixed, si } from '../report/table.js';
+import { fixed, si } from '../report/units.js';
 import { WAITING_STRATEGIES, type WaitingStrategy } from '../scheduler/waiter.js';
 import { parseArrivals } from '../sim/arrivals.js';
 import { loadWorkload, shippedWorkloads } from '../sim/workload.js';

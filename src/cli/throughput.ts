@@ -8,7 +8,7 @@ import type { LatencyProfile } from '../model/latency-profile.js';
 import { CONDITIONS, DROP_POLICIES, HOST_EMULATED, type SchedulerConfig } from '../protocol/config.js';
 import { Progress } from '../report/progress.js';
 import { buildRunReport, type RunReport } from '../report/run-report.js';
-import { si } from '../report/table.js';
+import { si } from '../report/units.js';
 import { SHED_SHARE } from '../scheduler/options.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
 import { gpuCapacityPerSecond, LiveRun, type PhaseTotals } from './live-run.js';

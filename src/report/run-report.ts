@@ -10,7 +10,8 @@ import { availableParallelism, cpus, totalmem } from 'node:os';
 import { RubatoError } from '../model/errors.js';
 import { addCounts, emptyHistogram, percentilesMs, percentilesUs, sumCounts } from './histogram.js';
 import type { BucketCounts, Histogram, Percentiles } from './histogram.js';
-import { bold, columnsOf, dim, fixed, percent, printable, renderTable, short, si, wantsColour, wrap } from './table.js';
+import { bold, columnsOf, dim, printable, renderTable, wantsColour, wrap } from './table.js';
+import { fixed, percent, short, si } from './units.js';
 
 export type DropReason = 'expired' | 'queue-full' | 'infeasible';
 

@@ -5,7 +5,7 @@
 import { availableParallelism } from 'node:os';
 import { describeValue } from '../model/duration.js';
 import { InvalidOptionError } from '../model/errors.js';
-import { si } from '../report/table.js';
+import { si } from '../report/units.js';
 import { cpuQuota, type CpuQuota } from './cpu-quota.js';
 import type { WaitingStrategy } from './waiter.js';
 

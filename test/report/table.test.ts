@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { clip, columnsOf, fixed, ms, percent, printable, renderTable, short, si, us, wantsColour, widthOf, wrap } from '#rubato/report/table.js';
+import { clip, columnsOf, printable, renderTable, wantsColour, widthOf, wrap } from '#rubato/report/table.js';
+import { fixed, ms, percent, short, si, us } from '#rubato/report/units.js';
 
 const name = fc.oneof(fc.string({ maxLength: 60 }), fc.string({ unit: 'grapheme', maxLength: 40 }));
 
