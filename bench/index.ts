@@ -8,11 +8,14 @@ import { parseArgs } from 'node:util';
 import Benchmark from 'benchmark';
 import { renderTable } from '#rubato/report/table.js';
 import { fixed, percent, short, si } from '#rubato/report/units.js';
+import { describePromiseRun, type PromiseRun, runPromisePath } from './promise.js';
 import { cases, transfer, type Case } from './ring.js';
 
 /** Short runs: five of 0.1 s show more of the noise than one of 0.5 s. */
 const RUN = { minTime: 0.015, maxTime: 0.06, minSamples: 5 };
 const TRANSFER_BULKS = [8, 64, 512];
+/** The floor of the promise path: results per second on one thread, and how late a timer beside it may be. */
+const PROMISE_FLOOR = { perSecond: 1e6, timerLateP99Ms: 5 };
 /** The floors of the ring: at bulk 64, records per second and the share of TypedArray.set. */
 const FLOOR = { name: 'ring claimMany, bulk 64', perSecond: 200e6, share: 0.2 };
 
@@ -38,7 +41,11 @@ const samplesNs = list.map(() => [] as number[]);
 for (let run = 0; run < runs; run++) list.forEach((each, n) => samplesNs[n]!.push(measureNs(each)));
 const figures = list.map((each, n) => figureOf(each, samplesNs[n]!));
 for (const bulk of TRANSFER_BULKS) figures.push(await transferFigure(bulk));
+const promises: PromiseRun[] = [];
+for (let run = 0; run < runs; run++) promises.push(await runPromisePath(2));
+promises.sort((a, b) => a.perSecond - b.perSecond);
 print(figures);
+printPromises();
 if (values.json !== undefined) writeJson(values.json, figures);
 
 /** Nanoseconds per unit in one run. */
@@ -90,8 +97,16 @@ function print(all: readonly Figure[]): void {
   console.log(`Floor of the ring at bulk 64 (${si(FLOOR.perSecond)} records/s and ${percent(FLOOR.share, 0)} of set): ${met ? 'met' : 'missed'}.`);
 }
 
+function printPromises(): void {
+  const run = promises[promises.length >> 1]!;
+  const timerLateP99Ms = median(promises.map((each) => each.timerLateP99Ms));
+  const met = run.perSecond >= PROMISE_FLOOR.perSecond && timerLateP99Ms <= PROMISE_FLOOR.timerLateP99Ms;
+  console.log(`\nPromise path: ${describePromiseRun({ ...run, timerLateP99Ms })}; ${si(promises[0]!.perSecond)} to ${si(promises.at(-1)!.perSecond)}/s.`);
+  console.log(`Floor (${si(PROMISE_FLOOR.perSecond)}/s, timer ${PROMISE_FLOOR.timerLateP99Ms} ms late at p99): ${met ? 'met' : 'missed'}.`);
+}
+
 function writeJson(file: string, all: readonly Figure[]): void {
-  const text = `${JSON.stringify({ node: process.versions.node, cpu: cpus()[0]?.model ?? null, cores: cpus().length, runs, figures: all }, null, 2)}\n`;
+  const text = `${JSON.stringify({ node: process.versions.node, cpu: cpus()[0]?.model ?? null, cores: cpus().length, runs, figures: all, promises }, null, 2)}\n`;
   if (file === '-') process.stdout.write(text);
   else writeFileSync(file, text);
 }

@@ -324,6 +324,11 @@ export class ClientPort {
     return slot;
   }
 
+  /** Counts a request that its client has refused by itself. */
+  countRefused(model: number): void {
+    this.#refuse(model, REFUSED_NO_SLOT);
+  }
+
   #refuse(model: number, code: number): number {
     this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_REFUSED]! += 1;
     return code;

@@ -35,12 +35,17 @@ export const CONTROL_STATE = 0;
 export const CONTROL_VERSION = LINE_BYTES / 4;
 export const CONTROL_BYTES = 2 * LINE_BYTES;
 
-/** States of a client's region. Written by the thread that made the scheduler, except `ticket` → `open` by who opens it. */
+/**
+ * States of a client's region, in the low bits of its word; above them its uses are counted, so that an old ticket opens
+ * nothing. Written by the thread that made the scheduler, except `ticket` → `open` by who opens it.
+ */
 export const CLIENT_FREE = 0;
 export const CLIENT_TICKET = 1;
 export const CLIENT_OPEN = 2;
 /** Its thread is gone; what it left is being drained. */
 export const CLIENT_DYING = 3;
+export const CLIENT_STATE_MASK = 3;
+export const CLIENT_USE = 4;
 
 export const STATE_RUNNING = 0;
 /** Queued requests end as `closed`; batches that run are waited for. */

@@ -15,7 +15,7 @@
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { defineRecord, LINE_BYTES } from '../ringbuf/layout.js';
 import { firstShardOf, type GpuConfig, type ModelConfig } from './config.js';
-import type { SharedMemory } from './shared-memory.js';
+import { CLIENT_STATE_MASK, CLIENT_USE, type SharedMemory } from './shared-memory.js';
 
 /**
  * A model's *tag* is its number and, above that, how often the number has been given to a model: a request for a model
@@ -120,11 +120,22 @@ export class SpecTable {
   }
 
   clientState(client: number): number {
-    return Atomics.load(this.#i32, (this.#memory.clientStates >> 2) + client);
+    return this.#clientWord(client) & CLIENT_STATE_MASK;
   }
 
   setClientState(client: number, state: number): void {
-    Atomics.store(this.#i32, (this.#memory.clientStates >> 2) + client, state);
+    Atomics.store(this.#i32, (this.#memory.clientStates >> 2) + client, (this.#clientWord(client) & ~CLIENT_STATE_MASK) | state);
+  }
+
+  /** A new use of a free region begins; returns its word, which no other use ever has (nearly: it wraps after 2^30). */
+  takeClient(client: number, state: number): number {
+    const word = ((this.#clientWord(client) + CLIENT_USE) & ~CLIENT_STATE_MASK) | state;
+    Atomics.store(this.#i32, (this.#memory.clientStates >> 2) + client, word);
+    return word;
+  }
+
+  #clientWord(client: number): number {
+    return Atomics.load(this.#i32, (this.#memory.clientStates >> 2) + client);
   }
 
   // ---------------------------------------------------------------- models

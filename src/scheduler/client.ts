@@ -104,6 +104,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
   /** @internal */
   protected readonly outputs: unknown[];
   readonly #i32: Int32Array;
+  readonly #f64: Float64Array;
   readonly #stateAt: number;
   readonly #pending: (Pending | null)[];
   readonly #cells: CellAllocator | null;
@@ -124,6 +125,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     this.directory = directory;
     this.port = new ClientPort(memory, client);
     this.#i32 = new Int32Array(memory.buffer);
+    this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#stateAt = (memory.control >> 2) + CONTROL_STATE;
     this.#pending = new Array<Pending | null>(this.port.slots).fill(null);
     this.inputs = new Array<unknown>(this.port.slots).fill(undefined);
@@ -201,7 +203,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     const entry = this.directory.find(model);
     if (this.#closedReason() !== null) return 0;
     const row = ((this.memory.shardModels >> 2) + entry.number * SHARD_MODEL.words) >> 1;
-    const queued = new Float64Array(this.memory.buffer, 0, this.memory.buffer.byteLength >> 3)[row + SHARD_MODEL.at.queued]!;
+    const queued = this.#f64[row + SHARD_MODEL.at.queued]!;
     const maxQueue = this.#i32[(this.memory.specs >> 2) + entry.number * MODEL_SPEC.words + MODEL_SPEC.at.maxQueue]!;
     return Math.max(0, Math.min(this.port.freeSlots, maxQueue - queued));
   }
@@ -259,6 +261,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     const cell = this.#cells!.take(entry.number, entry.layout!.bytes);
     if (cell >= 0) return cell;
     const { bytes } = entry.layout!;
+    this.port.countRefused(entry.number);
     throw new OverloadedError(
       entry.name,
       `the tensor memory is exhausted: a request takes ${bytes} bytes and no page of the ${this.memory.pageCount} × 64 KiB (memoryLimit) is free`,

@@ -28,6 +28,7 @@ export class RawClient {
   readonly #clock: Clock;
   readonly #models: ModelDirectory;
   readonly #host: RawClientHost;
+  #isClosed = false;
 
   constructor(port: ClientPort, clock: Clock, models: ModelDirectory, host: RawClientHost) {
     this.#port = port;
@@ -87,7 +88,7 @@ export class RawClient {
     const { firstSlot } = this.#port;
     const lastSlot = firstSlot + this.#port.slots - 1;
     if (!(Number.isInteger(slot) && slot >= firstSlot && slot <= lastSlot)) throw new InvalidOptionError('slot', `got ${slot}, must be one that submit has returned (${firstSlot} to ${lastSlot})`);
-    this.#port.cancel(slot);
+    if (!this.#isClosed) this.#port.cancel(slot);
   }
 
   /**
@@ -95,6 +96,7 @@ export class RawClient {
    * Throws when requests are in flight that nothing will end: the scheduler has been closed or its thread has died.
    */
   drain(): number {
+    if (this.#isClosed) return 0; // another reads its completions now
     const count = this.#port.drain(this.#clock.nowNs());
     if (count === 0 && this.#port.inFlight > 0) this.#throwIf(this.#host.stopped());
     return count;
@@ -105,6 +107,8 @@ export class RawClient {
    * From now on submitting throws ClosedError.
    */
   close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     this.#port.commit();
     this.#host.close();
   }

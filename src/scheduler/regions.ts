@@ -32,15 +32,15 @@ export class ClientRegions {
     return this.#dying.size;
   }
 
-  /** Takes a free region and returns its number. Throws InvalidOptionError when all are in use. */
-  take(isTicket: boolean): number {
+  /** Takes a free region; `word` is what its state word is in this use. Throws InvalidOptionError when all are in use. */
+  take(isTicket: boolean): { readonly client: number; readonly word: number } {
     const { specs, memory } = this.#engine;
     const { maxClients } = memory.config;
     for (let client = 1; client < maxClients; client++) {
       if (specs.clientState(client) !== CLIENT_FREE) continue;
-      specs.setClientState(client, isTicket ? CLIENT_TICKET : CLIENT_OPEN);
+      const word = specs.takeClient(client, isTicket ? CLIENT_TICKET : CLIENT_OPEN);
       specs.publish();
-      return client;
+      return { client, word };
     }
     const dying = this.#dying.size === 0 ? '' : ` (of ${this.#dying.size} the last batches are awaited)`;
     throw new InvalidOptionError('maxClients', `all ${maxClients - 1} clients are in use${dying}; close some, or raise it in the options`);

@@ -102,8 +102,8 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   /** A raw client on this thread: numbers in and out, in bulk. At most `maxClients` can be open. */
   client(): RawClient {
     if (this.#closed !== null) throw this.closedReason();
-    const number = this.#regions.take(false);
-    const port = new ClientPort(this.memory, number);
+    const { client } = this.#regions.take(false);
+    const port = new ClientPort(this.memory, client);
     this.#rawPorts.add(port);
     let isOpen = true;
     return new RawClient(port, this.clock, this.directory, {
@@ -114,7 +114,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
         if (!isOpen) return;
         isOpen = false;
         this.#rawPorts.delete(port);
-        if (!this.#stopped) this.#regions.release(number);
+        if (!this.#stopped) this.#regions.release(client);
       },
     });
   }
@@ -126,7 +126,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
    */
   ticket(): Ticket<T> {
     if (this.#closed !== null) throw this.closedReason();
-    const client = this.#regions.take(true);
+    const { client, word } = this.#regions.take(true);
     const { port1, port2 } = new MessageChannel();
     this.#tickets.add(port1);
     // However the other thread ends, and only when it does nothing any more.
@@ -135,7 +135,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
       if (!this.#stopped) this.#regions.release(client);
     });
     port1.unref();
-    return { port: port2, client, memory: this.memory, models: this.directory.entries() };
+    return { port: port2, client, word, memory: this.memory, models: this.directory.entries() };
   }
 
   #tell(message: TicketMessage): void {
@@ -181,7 +181,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
     const entry = this.directory.find(model);
     const resolved = await this.#changes.updateModel(entry, changes);
     const changed = entryOf(resolved, entry.number, entry.tag);
-    if (!this.directory.has(model)) return; // it was removed meanwhile
+    if (!this.directory.has(model) || this.directory.find(model).tag !== entry.tag) return; // it was removed meanwhile
     this.directory.set(changed);
     this.#tell({ set: changed });
   }

@@ -13,7 +13,7 @@ import type { MessagePort } from 'node:worker_threads';
 import { SystemClock } from '../clock/clock.js';
 import { type RubatoError } from '../model/errors.js';
 import { ClientPort } from '../protocol/client-port.js';
-import { CLIENT_OPEN, CLIENT_TICKET, type SharedMemory } from '../protocol/shared-memory.js';
+import { CLIENT_OPEN, CLIENT_STATE_MASK, type SharedMemory } from '../protocol/shared-memory.js';
 import { Client } from './client.js';
 import { ModelDirectory, type ModelEntry } from './directory.js';
 import { ClosedError, InvalidInputError, TicketError } from './errors.js';
@@ -25,6 +25,8 @@ export interface Ticket<T extends SchedulerTypes = AnyModels> extends Typed<T> {
   readonly port: MessagePort;
   /** @internal */
   readonly client: number;
+  /** The state word of the client's region for as long as this ticket can be opened. @internal */
+  readonly word: number;
   /** @internal */
   readonly memory: SharedMemory;
   /** @internal */
@@ -134,13 +136,13 @@ function claim(ticket: unknown): void {
   }
   const states = new Int32Array(ticket.memory.buffer);
   const at = (ticket.memory.clientStates >> 2) + ticket.client;
-  if (Atomics.compareExchange(states, at, CLIENT_TICKET, CLIENT_OPEN) !== CLIENT_TICKET) {
+  if (Atomics.compareExchange(states, at, ticket.word, (ticket.word & ~CLIENT_STATE_MASK) | CLIENT_OPEN) !== ticket.word) {
     throw new TicketError('this ticket was opened already, or its scheduler is closed; make one per client with scheduler.ticket()');
   }
 }
 
 function isTicket(value: unknown): value is Ticket {
   if (typeof value !== 'object' || value === null) return false;
-  const { memory, port, client } = value as Partial<Ticket>;
-  return Object.prototype.toString.call(memory?.buffer) === '[object SharedArrayBuffer]' && typeof port?.postMessage === 'function' && Number.isInteger(client);
+  const { memory, port, client, word } = value as Partial<Ticket>;
+  return Object.prototype.toString.call(memory?.buffer) === '[object SharedArrayBuffer]' && typeof port?.postMessage === 'function' && Number.isInteger(client) && Number.isInteger(word);
 }

@@ -25,6 +25,7 @@ import { ANSWER, BATCH_DONE, CANDIDATE, GRANT, GRANT_EARLY, REQUEST } from '../p
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import {
   CLIENT_FREE,
+  CLIENT_STATE_MASK,
   CONTROL_STATE,
   MARGIN_CONTROL,
   MARGIN_JITTER,
@@ -298,7 +299,7 @@ export class ShardRole implements Role {
       this.#versions[model] = version;
       this.#takeModel(model);
     }
-    this.#openClients = memory.clients.map((_, client) => client).filter((client) => Atomics.load(i32, (memory.clientStates >> 2) + client) !== CLIENT_FREE);
+    this.#openClients = memory.clients.map((_, client) => client).filter((client) => (Atomics.load(i32, (memory.clientStates >> 2) + client) & CLIENT_STATE_MASK) !== CLIENT_FREE);
     if (!this.#closing && Atomics.load(i32, this.#controlAt) !== STATE_RUNNING) this.#startClosing();
   }
 
