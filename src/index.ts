@@ -1,7 +1,10 @@
 /**
  * rubato: deferred batch scheduling of inference requests inside a Node.js process.
  *
- * `createScheduler` starts one; `submit` a request and its batch is formed, started and delivered for you.
+ * `createScheduler` starts one; `submit` a request and its batch is formed, started and delivered for you. The object
+ * that it gives is a {@link Scheduler!Scheduler | Scheduler}.
+ *
+ * @module rubato
  */
 import { Scheduler as SchedulerClass } from './scheduler/scheduler.js';
 import type { AnyModels, ByName, TypesFromArguments } from './scheduler/types.js';

@@ -30,6 +30,7 @@ export class RawClient {
   readonly #host: RawClientHost;
   #isClosed = false;
 
+  /** @internal */
   constructor(port: ClientPort, clock: Clock, models: ModelDirectory, host: RawClientHost) {
     this.#port = port;
     this.#clock = clock;

@@ -1,6 +1,8 @@
 /**
  * The object that users hold: client 0 of its own scheduler, and whatever changes, counts or ends it. Everything here
  * runs on the thread that made it.
+ *
+ * @module Scheduler
  */
 import { setTimeout } from 'node:timers';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
