@@ -391,9 +391,9 @@ function shareProfiles(resolved: readonly ResolvedModel[]): { models: ModelConfi
 export const SHED_SHARE = 0.5;
 
 /** What a margin starts from until it has been measured, and at most a tenth of the shortest SLO. Generous: the first batches run cold. */
-const FIRST_CONTROL_NS = 2e6;
-const FIRST_RESPONSE_NS = 2e6;
-const FIRST_JITTER_NS = 2e6;
+const FIRST_CONTROL_NS = 5e6;
+const FIRST_RESPONSE_NS = 5e6;
+const FIRST_JITTER_NS = 5e6;
 
 function resolveMargins(given: { [K in keyof MarginOptions]?: Duration | undefined }, mostNs: number): Margins {
   const fixed = (value: Duration | undefined, path: string, otherwise: number): number => (value === undefined ? Math.min(otherwise, mostNs) : parseDurationNs(value, path));

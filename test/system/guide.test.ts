@@ -1,0 +1,50 @@
+/** The programs of docs/guide.md, run as they stand. */
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { after, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+const guide = readFileSync(join(ROOT, 'docs/guide.md'), 'utf8');
+/** Inside the package, so that the programs find it by its name. */
+const folder = mkdtempSync(join(ROOT, 'build/guide-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Writes the program that holds `mark` and returns its file. */
+function program(mark: string, name: string): string {
+  const blocks = [...guide.matchAll(/^```js\n(.*?)^```/gms)].map((match) => match[1]!);
+  const found = blocks.filter((block) => block.includes(mark));
+  assert.equal(found.length, 1, `docs/guide.md has ${found.length} programs with ${mark}`);
+  const file = join(folder, name);
+  writeFileSync(file, found[0]!);
+  return file;
+}
+
+const run = async (file: string): Promise<string> => (await promisify(execFile)(process.execPath, [file], { timeout: 30_000 })).stdout;
+
+describe('the guide', () => {
+  test('its first service answers, and ends when it is told to', { timeout: 60_000 }, async () => {
+    const service = spawn(process.execPath, [program('// service.mjs', 'service.mjs')], { env: { ...process.env, PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit'] });
+    const [line] = (await once(createInterface(service.stdout), 'line')) as [string];
+    const port = /listening on (\d+)/.exec(line)?.[1];
+    const answers = await Promise.all([1, 2, 21].map(async (n) => (await fetch(`http://127.0.0.1:${port}/?n=${n}`)).text()));
+    assert.deepEqual(answers, ['2\n', '4\n', '42\n']);
+    service.kill('SIGTERM');
+    const [code] = (await once(service, 'exit')) as [number | null];
+    assert.equal(code, 0);
+  });
+
+  test('its tensors add up', { timeout: 60_000 }, async () => {
+    assert.deepEqual((await run(program("name: 'sum'", 'tensors.mjs'))).split('\n'), ['10', '26', '']);
+  });
+
+  test('its worker gets its result, and both threads end', { timeout: 60_000 }, async () => {
+    program('// worker.mjs', 'worker.mjs');
+    assert.equal(await run(program('// main.mjs', 'main.mjs')), '42\n');
+  });
+});
