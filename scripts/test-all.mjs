@@ -1,6 +1,7 @@
 // npm run test:all: what `npm test` leaves out. Each step is a titled part of the output; the first failure ends it.
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkPackage } from './check-package.mjs';
 import { build, filesBelow, installIfNeeded, must, node, root, typescript } from './steps.mjs';
@@ -13,6 +14,7 @@ const steps = [
   ['build', () => { installIfNeeded(); build('test', ...(hasSources('bench') ? ['bench'] : [])); }],
   ['type check', checkTypes],
   ['lint', () => must('npm', ['run', '--silent', 'lint', '--', '--no-error-on-unmatched-pattern'])],
+  ['reference', checkReference],
   ['long tests', () => node([join(root, 'scripts/test.mjs'), '--long'])],
   ['benchmark smoke', () => node([join(root, 'bin/rubato'), 'bench', 'throughput', '--seconds', '1'])],
   ['package', checkPackage],
@@ -40,6 +42,20 @@ function installDebianPackages() {
   }
   must('apt-get', ['update', '-qq']);
   must('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...names]);
+}
+
+/** docs/api is what the docstrings say today. */
+function checkReference() {
+  const folder = mkdtempSync(join(tmpdir(), 'rubato-reference-'));
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+  node([join(root, 'node_modules/typedoc/bin/typedoc'), '--out', folder, '--logLevel', 'Warn']);
+  const pages = filesBelow('docs/api');
+  for (const page of pages) {
+    if (existsSync(join(folder, page)) && readFileSync(join(folder, page), 'utf8') === readFileSync(join(root, 'docs/api', page), 'utf8')) continue;
+    console.error(`docs/api/${page} is not what the source says; run npm run docs.`);
+    process.exit(1);
+  }
+  console.log(`   ${pages.length} pages are up to date`);
 }
 
 function hasSources(folder) {
