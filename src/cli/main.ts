@@ -13,8 +13,11 @@ import { WAITING_STRATEGIES, type WaitingStrategy } from '../scheduler/waiter.js
 import { parseArrivals } from '../sim/arrivals.js';
 import { loadWorkload, shippedWorkloads } from '../sim/workload.js';
 import { doctor, printDoctor } from './doctor.js';
+import { type GoodputFlags, goodputReport, plotGoodput, printGoodput } from './goodput.js';
 import { benchLoad, type LoadOptions } from './load.js';
-import { checkOutputs, type OutputOptions, screenIsTaken, writeHgrm, writeJson } from './output.js';
+import { checkOutputs, type OutputOptions, screenIsTaken, writeHgrm, writeJson, writePlot } from './output.js';
+import { type PlanFlags, planReport, plotPlan, printPlan } from './plan.js';
+import { plotSimulate, printSimulate, type SimulateFlags, simulateReport } from './simulate.js';
 import { benchThroughput, type ThroughputReport } from './throughput.js';
 
 const BAD_INPUT = 1;
@@ -59,7 +62,7 @@ const program = new Command('rubato')
   .version(version)
   .configureOutput({ outputError: (text) => complain(`${text.replace(/^error: /, '')} (see --help)`) })
   .exitOverride()
-  .addHelpText('after', '\nExamples:\n  rubato bench throughput\n  rubato bench load --workload mix3 --seconds 5\n  rubato bench load --workload titanx4 --trace arrivals.csv --speed 400 --json report.json\n  rubato doctor');
+  .addHelpText('after', '\nExamples:\n  rubato bench throughput\n  rubato bench load --workload mix3 --seconds 5\n  rubato bench load --workload titanx4 --trace arrivals.csv --speed 400 --json report.json\n  rubato simulate --workload r50 --load 0.8 --policy frontrun,immediate\n  rubato goodput --workload mix3 --policy frontrun,immediate\n  rubato plan --workload r50 --rate 5000\n  rubato doctor');
 
 program
   .command('start')
@@ -106,6 +109,51 @@ bench
   .option('--hgrm <file>', 'write the latencies as an HdrHistogram percentile file (- for standard output)')
   .addHelpText('after', '\nExamples:\n  rubato bench load --workload mix3\n  rubato bench load --workload titanx4 --trace arrivals.csv --time-column TIMESTAMP --speed 400')
   .action(runLoad);
+
+/** What the three commands in virtual time have in common. */
+function simulated(name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
+    .option('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON file`)
+    .option('--gpus <n>', 'emulated GPUs (default: the workload’s)', integer(1, 4096))
+    .option('--policy <a,b,…>', 'policies to compare, each a condition + a drop policy', 'frontrun+window')
+    .option('--arrivals <kind>', 'const, poisson or gamma:SHAPE, instead of the workload’s')
+    .option('--seed <n>', 'seed of the arrivals, the first of several', integer(0, 2 ** 31 - 2), 1)
+    .option('--warmup <t>', 'seconds before those that count', number(0, 1e6))
+    .option('--control <duration>', 'delay from a grant to the device, per batch', '0ms')
+    .option('--transfer <duration>', 'delay of the input transfer, per request', '0ms')
+    .option('--response <duration>', 'delay from the device to the client', '0ms')
+    .option('--jitter <duration>', 'margin kept off the schedulable window for the error of timers', '0ms')
+    .option('--shards <n>', 'shards of our own policies; the result does not depend on it', integer(1, 64), 1)
+    .option('--json <file>', 'write the report as JSON (- for standard output)')
+    .option('--plot <file>', 'write a page with charts, HTML that needs no network');
+}
+
+simulated('simulate', 'run a workload in virtual time, policies side by side')
+  .option('--seconds <t>', 'simulated seconds that count (default: the workload’s, else 60; with a trace: all of it)', number(1e-3, 1e7))
+  .option('--rate <r>', 'requests per second (default: the workload’s, else 60 % of its staggered optimum)', number(1e-3, 1e9))
+  .option('--load <x>', 'the rate as a share of the staggered optimum', number(1e-6, 1e3))
+  .option('--trace <file>', 'arrival times from a CSV file with a time column')
+  .option('--speed <x>', 'compress the time of the trace', number(1e-6, 1e9), 1)
+  .option('--time-column <name>', 'the column of the trace that holds the times')
+  .addHelpText('after', '\nExamples:\n  rubato simulate --workload r50 --load 0.8 --policy frontrun,immediate\n  rubato simulate --workload titanx4 --trace arrivals.csv --speed 400 --plot report.html')
+  .action(runSimulate);
+
+simulated('goodput', 'find the highest rate with at most 1 % bad, in virtual time')
+  .option('--seconds <t>', 'simulated seconds that count, per run (default: 30)', number(1e-3, 1e7))
+  .option('--seeds <n>', 'arrival sequences to average over', integer(1, 100), 3)
+  .option('--resolution <x>', 'distance of the rates that are tried, as a share of the staggered optimum', number(1e-5, 0.5), 0.005)
+  .addHelpText('after', '\nExamples:\n  rubato goodput --workload mix3 --policy frontrun,immediate,immediate+timeout\n  rubato goodput --workload r50 --gpus 64 --seeds 1 --plot goodput.html')
+  .action(runGoodput);
+
+simulated('plan', 'find the fewest GPUs for a rate with at most 1 % bad, in virtual time')
+  .option('--seconds <t>', 'simulated seconds that count, per run (default: 30)', number(1e-3, 1e7))
+  .option('--seeds <n>', 'arrival sequences per number of GPUs', integer(1, 100), 3)
+  .option('--rate <r>', 'requests per second (default: the workload’s, else 60 % of its staggered optimum)', number(1e-3, 1e9))
+  .option('--load <x>', 'the rate as a share of the staggered optimum of the workload’s GPUs', number(1e-6, 1e3))
+  .addHelpText('after', '\nExamples:\n  rubato plan --workload r50 --rate 5000\n  rubato plan --workload mix3 --load 0.5 --policy frontrun,immediate')
+  .action(runPlan);
 
 program
   .command('doctor')
@@ -161,6 +209,30 @@ async function runLoad(flags: LoadFlags): Promise<void> {
 async function load(options: Omit<LoadOptions, 'gpus'> & { gpus: number | undefined }): Promise<{ totals: RunTotals; report: RunReport }> {
   const totals = await benchLoad({ ...options, gpus: options.gpus ?? options.workload.gpus }, stopOnInterrupt);
   return { totals, report: buildRunReport(totals) };
+}
+
+async function runSimulate(flags: SimulateFlags): Promise<void> {
+  checkOutputs(flags);
+  const report = await simulateReport(flags);
+  if (!screenIsTaken(flags)) printSimulate(report, { write: print, ...pageOptions() });
+  writeJson(flags, report);
+  writePlot(flags, () => plotSimulate(report));
+}
+
+async function runGoodput(flags: GoodputFlags): Promise<void> {
+  checkOutputs(flags);
+  const report = await goodputReport(flags);
+  if (!screenIsTaken(flags)) printGoodput(report, { write: print, ...pageOptions() });
+  writeJson(flags, report);
+  writePlot(flags, () => plotGoodput(report));
+}
+
+async function runPlan(flags: PlanFlags): Promise<void> {
+  checkOutputs(flags);
+  const report = await planReport(flags);
+  if (!screenIsTaken(flags)) printPlan(report, { write: print, ...pageOptions() });
+  writeJson(flags, report);
+  writePlot(flags, () => plotPlan(report));
 }
 
 async function runStart(flags: StartFlags): Promise<void> {

@@ -231,7 +231,8 @@ export class CallbackDevice {
 
 /** The outputs of each request, as views into the stacked ones. */
 function unstack(layout: CellLayout, outputs: unknown, size: number, model: string): Record<string, unknown>[] {
-  if (typeof outputs !== 'object' || outputs === null) throw new InvalidOutputError(model, null, `execute must give an array of ${size} outputs or a record of stacked ones, it gave ${describeValue(outputs)}`);
+  // An array of tensors without its name would be a record of a name per element.
+  if (typeof outputs !== 'object' || outputs === null || ArrayBuffer.isView(outputs)) throw new InvalidOutputError(model, null, `execute must give an array of ${size} outputs or a record of stacked ones, it gave ${describeValue(outputs)}`);
   const lengths = new Map(layout.outputs.map(({ name, length }) => [name, length]));
   for (const [name, value] of Object.entries(outputs)) {
     const length = lengths.get(name);
@@ -243,7 +244,7 @@ function unstack(layout: CellLayout, outputs: unknown, size: number, model: stri
   return Array.from({ length: size }, (_, i) =>
     Object.fromEntries(Object.entries(outputs as StackedOutputs).map(([name, value]) => {
       const length = lengths.get(name) ?? 0;
-      return [name, (value as Uint8Array).subarray?.(i * length, (i + 1) * length)];
+      return [name, (value as Uint8Array | null | undefined)?.subarray?.(i * length, (i + 1) * length)];
     })),
   );
 }

@@ -13,7 +13,7 @@ import { HOST_EMULATED } from '../protocol/config.js';
 import { DEVICE_DONE, ISSUE, STATUS_FAILED, STATUS_OK } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
-import { ACK_EMULATED, GPU_SPEC, MODEL_NONE, MODEL_SPEC, profileView } from '../protocol/specs.js';
+import { ACK_EMULATED, GPU_SPEC } from '../protocol/specs.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
@@ -29,21 +29,18 @@ const {
 const {
   gpu: ISSUE_GPU,
   grantedNs: ISSUE_GRANTED_NS,
-  model: ISSUE_MODEL,
+  lengthNs: ISSUE_LENGTH_NS,
   number: ISSUE_NUMBER,
   readyNs: ISSUE_READY_NS,
   row: ISSUE_ROW,
   shard: ISSUE_SHARD,
-  size: ISSUE_SIZE,
 } = ISSUE.at;
 
 /** Words of a batch in `#batches`: two per GPU, the one that runs or is to run first, and the one after it. */
 const SHARD = 0;
 const ROW = 1;
-const MODEL = 2;
-const SIZE = 3;
-const NUMBER = 4;
-const BATCH_WORDS = 5;
+const NUMBER = 2;
+const BATCH_WORDS = 3;
 
 export class EmulatedDeviceRole implements Role {
   readonly cells = roleCells();
@@ -53,12 +50,9 @@ export class EmulatedDeviceRole implements Role {
   readonly #memory: SharedMemory;
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
-  /** Of the specs that were taken in last, and of each GPU's and model's. */
+  /** Of the specs that were taken in last, and of each GPU's. */
   #version = 0;
   readonly #versions: Int32Array;
-  readonly #modelVersions: Int32Array;
-  /** By model: ℓ. */
-  readonly #latencies: Float64Array[];
   readonly #slowdown: Float64Array;
   readonly #jitter: Float64Array;
   readonly #failureRate: Float64Array;
@@ -71,13 +65,14 @@ export class EmulatedDeviceRole implements Role {
   readonly #held: Uint8Array;
   readonly #running: Uint8Array;
   readonly #readyNs: Float64Array;
+  readonly #lengthNs: Float64Array;
   readonly #controlNs: Float64Array;
   readonly #startNs: Float64Array;
   readonly #endNs: Float64Array;
 
   constructor(memory: SharedMemory) {
     const place = memory.hosts[HOST_EMULATED]!;
-    const { gpus, models } = memory.limits;
+    const { gpus } = memory.limits;
     this.#memory = memory;
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
@@ -85,8 +80,6 @@ export class EmulatedDeviceRole implements Role {
     this.#done = new RingWriter(place.done);
     this.#dispatcherBell = new Doorbell(memory.buffer, memory.dispatcherBell);
     this.#versions = new Int32Array(gpus);
-    this.#modelVersions = new Int32Array(models);
-    this.#latencies = new Array<Float64Array>(models).fill(new Float64Array(1));
     this.#slowdown = new Float64Array(gpus);
     this.#jitter = new Float64Array(gpus);
     this.#failureRate = new Float64Array(gpus);
@@ -96,6 +89,7 @@ export class EmulatedDeviceRole implements Role {
     this.#held = new Uint8Array(gpus);
     this.#running = new Uint8Array(gpus);
     this.#readyNs = new Float64Array(2 * gpus);
+    this.#lengthNs = new Float64Array(2 * gpus);
     this.#controlNs = new Float64Array(2 * gpus);
     this.#startNs = new Float64Array(gpus);
     this.#endNs = new Float64Array(gpus);
@@ -119,18 +113,11 @@ export class EmulatedDeviceRole implements Role {
     this.cells[CELL_NEXT] = this.#events.nodes[1]!;
   }
 
-  /** Models and GPUs that have come or have changed (specs.ts). */
+  /** GPUs that have come or have changed (specs.ts). */
   #takeChanges(): void {
     const memory = this.#memory;
     const i32 = this.#i32;
     this.#version = Atomics.load(i32, memory.version >> 2);
-    for (let model = 0; model < this.#modelVersions.length; model++) {
-      const row = (memory.specs >> 2) + model * MODEL_SPEC.words;
-      const version = i32[row + MODEL_SPEC.at.version]!;
-      if (version === this.#modelVersions[model]) continue;
-      this.#modelVersions[model] = version;
-      if (i32[row + MODEL_SPEC.at.state] !== MODEL_NONE) this.#latencies[model] = profileView(memory, i32[row + MODEL_SPEC.at.profile]!);
-    }
     for (let gpu = 0; gpu < this.#versions.length; gpu++) {
       const row = (memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words;
       const version = i32[row + GPU_SPEC.at.version]!;
@@ -155,11 +142,10 @@ export class EmulatedDeviceRole implements Role {
       const batch = (2 * gpu + held) * BATCH_WORDS;
       this.#batches[batch + SHARD] = lane.i32[at + ISSUE_SHARD]!;
       this.#batches[batch + ROW] = lane.i32[at + ISSUE_ROW]!;
-      this.#batches[batch + MODEL] = lane.i32[at + ISSUE_MODEL]!;
-      this.#batches[batch + SIZE] = lane.i32[at + ISSUE_SIZE]!;
       this.#batches[batch + NUMBER] = lane.i32[at + ISSUE_NUMBER]!;
       const ready = lane.f64[(at >> 1) + ISSUE_READY_NS]!;
       this.#readyNs[2 * gpu + held] = ready;
+      this.#lengthNs[2 * gpu + held] = lane.f64[(at >> 1) + ISSUE_LENGTH_NS]!;
       this.#controlNs[2 * gpu + held] = now - lane.f64[(at >> 1) + ISSUE_GRANTED_NS]!;
       this.#held[gpu] = held + 1;
       if (held === 0) this.#events.set(gpu, ready);
@@ -190,6 +176,7 @@ export class EmulatedDeviceRole implements Role {
       this.#batches.copyWithin(2 * gpu * BATCH_WORDS, (2 * gpu + 1) * BATCH_WORDS, (2 * gpu + 2) * BATCH_WORDS);
       const ready = this.#readyNs[2 * gpu + 1]!;
       this.#readyNs[2 * gpu] = ready;
+      this.#lengthNs[2 * gpu] = this.#lengthNs[2 * gpu + 1]!;
       this.#controlNs[2 * gpu] = this.#controlNs[2 * gpu + 1]!;
       if (ready <= now) this.#start(gpu, Math.max(ready, this.#endNs[gpu]!));
       else events.set(gpu, ready);
@@ -198,9 +185,8 @@ export class EmulatedDeviceRole implements Role {
   }
 
   #start(gpu: number, startNs: number): void {
-    const batch = 2 * gpu * BATCH_WORDS;
     const jitter = this.#jitter[gpu]!;
-    let length = this.#latencies[this.#batches[batch + MODEL]!]![this.#batches[batch + SIZE]!]! * this.#slowdown[gpu]!;
+    let length = this.#lengthNs[2 * gpu]! * this.#slowdown[gpu]!;
     if (jitter > 0) length *= Math.max(0, 1 + jitter * this.#randoms[gpu]!.normal());
     this.#running[gpu] = 1;
     this.#startNs[gpu] = startNs;

@@ -65,6 +65,7 @@ const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, grante
 const {
   gpu: ISSUE_GPU,
   grantedNs: ISSUE_GRANTED_NS,
+  lengthNs: ISSUE_LENGTH_NS,
   model: ISSUE_MODEL,
   number: ISSUE_NUMBER,
   readyNs: ISSUE_READY_NS,
@@ -289,6 +290,7 @@ export class DispatcherRole implements Role {
     lane.i32[at + ISSUE_NUMBER] = number;
     lane.i32[at + ISSUE_SIZE] = size;
     lane.f64[(at >> 1) + ISSUE_READY_NS] = readyNs;
+    lane.f64[(at >> 1) + ISSUE_LENGTH_NS] = this.pool.cells[POOL_LENGTH]!;
     lane.f64[(at >> 1) + ISSUE_GRANTED_NS] = this.#f64[(this.pool.row(gpu) >> 1) + GPU_GRANTED_NS]!;
     this.#issuesPending[host]!++;
   }

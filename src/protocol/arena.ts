@@ -391,6 +391,11 @@ export class CellAllocator {
   }
 }
 
+/** Bytes of the pages that hold so many cells: what is left of a page when no more cells fit is lost. */
+export function bytesForCells(cells: number, cellBytes: number): number {
+  return Math.ceil(cells / cellsPerChunk(cellBytes)) * Math.ceil(cellBytes / PAGE_BYTES) * PAGE_BYTES;
+}
+
 function cellsPerChunk(cellBytes: number): number {
   return cellBytes < PAGE_BYTES ? Math.floor(PAGE_BYTES / cellBytes) : 1;
 }

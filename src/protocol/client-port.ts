@@ -324,14 +324,14 @@ export class ClientPort {
     return slot;
   }
 
-  /** Counts a request that its client has refused by itself. */
-  countRefused(model: number): void {
-    this.#refuse(model, REFUSED_NO_SLOT);
+  #refuse(model: number, code: number): number {
+    this.countRefused(model);
+    return code;
   }
 
-  #refuse(model: number, code: number): number {
+  /** Counts a request that was refused before it came here. */
+  countRefused(model: number): void {
     this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_REFUSED]! += 1;
-    return code;
   }
 
   /** Next free slot in circular order, so that neighbours in time are neighbours in memory. One must be free. */

@@ -75,6 +75,8 @@ export const ISSUE = defineRecord('issue', {
   number: 'i32',
   size: 'i32',
   readyNs: 'f64',
+  /** ℓ(size), as the batch was planned: the model may have another profile by the time it runs. */
+  lengthNs: 'f64',
   /** When the grant was made; the device measures the control delay c with it. */
   grantedNs: 'f64',
 });

@@ -24,6 +24,7 @@ import { CLIENT_STATE_MASK, CLIENT_USE, type SharedMemory } from './shared-memor
 export const MODEL_BITS = 12;
 export const MAX_MODELS = 2 ** MODEL_BITS;
 export const MODEL_MASK = MAX_MODELS - 1;
+const FIRST_USE = MAX_MODELS;
 const CLOSED_TAG = -(2 ** 31);
 export const TAG_MASK = 2 ** 31 - 1;
 
@@ -165,9 +166,9 @@ export class SpecTable {
     this.#i32[spec + MODEL_SPEC.at.condition] = config.condition;
     this.#i32[spec + MODEL_SPEC.at.maxQueue] = config.maxQueue;
     if (old < 0) {
-      const tag = this.#i32[offer + MODEL_OFFER.at.tag]! & TAG_MASK;
-      const next = tag === 0 ? model + MODEL_MASK + 1 : (tag + MODEL_MASK + 1) & TAG_MASK;
-      Atomics.store(this.#i32, offer + MODEL_OFFER.at.tag, next | CLOSED_TAG);
+      const next = (this.#i32[offer + MODEL_OFFER.at.tag]! + FIRST_USE) & TAG_MASK & ~MODEL_MASK;
+      // Use 0 says that the number was never in use: the count goes on at 1.
+      Atomics.store(this.#i32, offer + MODEL_OFFER.at.tag, (next === 0 ? FIRST_USE : next) | model | CLOSED_TAG);
     }
     this.setState(model, MODEL_ACTIVE);
   }

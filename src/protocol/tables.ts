@@ -63,7 +63,7 @@ export const SHARD_MODEL = defineRecord(
     batches: 'f64',
     batched: 'f64',
     queued: 'f64',
-    /** Batches that are closed and have not ended. */
+    /** Requests of batches that are closed and have not ended. */
     running: 'f64',
   },
   LINE_BYTES,

@@ -18,7 +18,7 @@ import { HOST_EMULATED } from '../protocol/config.js';
 import { gpuOf, OUTCOME, type OutcomeCode } from '../protocol/outcome.js';
 import { CONTROL_STATE, type SharedMemory, STATE_RUNNING } from '../protocol/shared-memory.js';
 import { GPU_SPEC, MODEL_SPEC } from '../protocol/specs.js';
-import { SHARD_MODEL } from '../protocol/tables.js';
+import { CLIENT_MODEL, COUNTER_OF_OUTCOME, SHARD_MODEL } from '../protocol/tables.js';
 import type { ModelDirectory, ModelEntry } from './directory.js';
 import { ClosedError, ExpiredError, InfeasibleError, LateError, OverloadedError, UnknownModelError } from './errors.js';
 import { Lease, type LeaseHost } from './lease.js';
@@ -134,7 +134,10 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     this.#leases = {
       buffer: memory.arena,
       submit: (lease, options) => this.#submitLease(lease, options),
-      give: (lease) => this.#cells!.give(lease.model.number, lease.cell),
+      // After its end the memory may be another client's.
+      give: (lease) => {
+        if (!this.#ended) this.#cells!.give(lease.model.number, lease.cell);
+      },
     };
     this.#keepAlive = setInterval(() => {}, LONGEST_INTERVAL_MS);
     this.#keepAlive.unref();
@@ -174,9 +177,11 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     const entry = this.directory.find(model);
     const sloNs = checkedSloNs(options);
     options.signal?.throwIfAborted();
-    const results = inputs.map((input) => {
+    // A wrong input is the answer for that one: those before it are under way already.
+    const results = inputs.map(async (input) => {
       const result = this.#tryOne(entry, input, sloNs, options.signal ?? null, false);
-      return result instanceof RubatoError ? Promise.reject<unknown>(result) : result;
+      if (result instanceof RubatoError) throw result;
+      return result;
     });
     this.port.commit();
     return Promise.allSettled(results as Promise<T[N]['output']>[]);
@@ -197,15 +202,26 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
 
   /**
    * How many requests for the model would be accepted now: the free slots of this client, and the room in the model's
-   * queue as of the scheduler's last look at it. 0 while it is closed.
+   * queue, with all that is on its way there. Tensor memory is not looked at. 0 while it is closed.
    */
   credit(model: keyof T & string): number {
     const entry = this.directory.find(model);
     if (this.#closedReason() !== null) return 0;
-    const row = ((this.memory.shardModels >> 2) + entry.number * SHARD_MODEL.words) >> 1;
-    const queued = this.#f64[row + SHARD_MODEL.at.queued]!;
     const maxQueue = this.#i32[(this.memory.specs >> 2) + entry.number * MODEL_SPEC.words + MODEL_SPEC.at.maxQueue]!;
-    return Math.max(0, Math.min(this.port.freeSlots, maxQueue - queued));
+    return Math.max(0, Math.min(this.port.freeSlots, maxQueue - this.#waiting(entry.number)));
+  }
+
+  /** Requests of all clients that are queued or on their way to the queue: accepted, not ended, not on a device. At most too many. */
+  #waiting(model: number): number {
+    const { clients, shardModels } = this.memory;
+    const f64 = this.#f64;
+    const row = ((shardModels >> 2) + model * SHARD_MODEL.words) >> 1;
+    let waiting = 0;
+    // Endings first: a request goes from running to ended, and must not be taken off twice.
+    for (const outcome of Object.values(OUTCOME)) waiting -= f64[row + COUNTER_OF_OUTCOME + outcome]!;
+    waiting -= f64[row + SHARD_MODEL.at.running]!;
+    for (const client of clients) waiting += f64[(client.models >> 3) + model * (CLIENT_MODEL.words / 2) + CLIENT_MODEL.at.accepted]!;
+    return waiting;
   }
 
   #enqueue(name: string, input: unknown, options: SubmitOptions, detailed: boolean): Promise<unknown> {
@@ -300,7 +316,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
 
   #await(slot: number, entry: ModelEntry, sloNs: number, signal: AbortSignal | null, detailed: boolean, cell: number, lease: Lease | null): Promise<unknown> {
     this.port.setCell(slot, cell);
-    this.#holdAlive(true);
+    this.holdAlive(true);
     if (!this.#commitIsDue) {
       this.#commitIsDue = true;
       queueMicrotask(this.#commit);
@@ -432,23 +448,18 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
   }
 
   #becameIdle(): void {
-    if (this.#i32[this.#stateAt] === STATE_RUNNING) this.#holdAlive(false);
+    if (this.#i32[this.#stateAt] === STATE_RUNNING) this.holdAlive(false);
     const waiters = this.#waiters;
     this.#waiters = [];
     for (const waiter of waiters) waiter();
   }
 
-  /** While requests are in flight the program must not end by itself; a pending `Atomics.waitAsync` does not hold it. */
-  #holdAlive(hold: boolean): void {
+  /** While requests are in flight the program must not end by itself; a pending `Atomics.waitAsync` does not hold it. @internal */
+  protected holdAlive(hold: boolean): void {
     if (hold === this.#keepsAlive) return;
     this.#keepsAlive = hold;
     if (hold) this.#keepAlive.ref();
     else this.#keepAlive.unref();
-  }
-
-  /** Holds the program whatever is in flight, while it is being closed. @internal */
-  protected holdAlive(): void {
-    this.#holdAlive(true);
   }
 
   // ---------------------------------------------------------------- around it

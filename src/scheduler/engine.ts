@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
 import { MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
-import { SystemClock } from '../clock/clock.js';
+import { type Clock, SystemClock } from '../clock/clock.js';
 import { RubatoError } from '../model/errors.js';
 import type { SchedulerConfig } from '../protocol/config.js';
 import { allocateSharedMemory, CONTROL_STATE, schedulerThreads, type SharedMemory, STATE_CLOSING, STATE_STOPPED } from '../protocol/shared-memory.js';
@@ -30,10 +30,25 @@ export interface EngineOptions {
   readonly onDeath: (reason: RubatoError) => void;
 }
 
-export class Engine {
+/** Whatever runs the roles of a scheduler: threads in real time, or a test in virtual time. */
+export interface RoleHost {
+  readonly memory: SharedMemory;
+  readonly clock: Clock;
+  /** To change models and GPUs while it runs. */
+  readonly specs: SpecTable;
+  /** Resolves when it is worth looking again at what the roles have done. */
+  soon(): Promise<void>;
+  /** From now on queued and new requests end as `closed`; batches that run go on. */
+  startClosing(): void;
+  /** Ends the roles. Whatever was in flight gets no completion any more. */
+  stop(): Promise<void>;
+}
+
+const LOOK_EVERY_MS = 1;
+
+export class Engine implements RoleHost {
   readonly memory: SharedMemory;
   readonly clock: SystemClock;
-  /** To change models and GPUs while it runs. */
   readonly specs: SpecTable;
   readonly #i32: Int32Array;
   readonly #pool: Piscina;
@@ -114,7 +129,10 @@ export class Engine {
     onDeath(new RubatoError('ERR_RUBATO_THREAD_DIED', `${name} has ended unexpectedly: ${detail}`, { cause }));
   }
 
-  /** From now on queued and new requests end as `closed`; batches that run go on. */
+  soon(): Promise<void> {
+    return new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
+  }
+
   startClosing(): void {
     this.#setState(STATE_CLOSING);
   }
@@ -124,7 +142,6 @@ export class Engine {
     this.specs.publish();
   }
 
-  /** Ends the threads. Whatever was in flight gets no completion any more. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.#setState(STATE_STOPPED);

@@ -93,14 +93,10 @@ export class Lease<M extends ModelTypes = ModelTypes> {
   async submit(options: SubmitOptions = {}): Promise<M['output']> {
     this.#throwIfReleased('it was submitted');
     if (this.#state === 'in flight' || this.#state === 'abandoned') throw new LeaseError(this.model.name, 'it was submitted while its request is in flight');
-    const before = this.#state;
+    const result = this.#host.submit(this, options); // throws when it is not accepted: nothing has changed then
     this.#state = 'in flight';
     this.#hasResult = false;
-    try {
-      return await this.#host.submit(this, options);
-    } finally {
-      if (this.#state === 'in flight') this.#state = before; // it was not accepted
-    }
+    return result as Promise<M['output']>;
   }
 
   /** Gives the memory back. After an abort that is once the device is done with it. Throws LeaseError when called twice or in flight. */
@@ -115,7 +111,7 @@ export class Lease<M extends ModelTypes = ModelTypes> {
   }
 
   [Symbol.dispose](): void {
-    if (this.#state !== 'released') this.release();
+    if (this.#state !== 'released' && !this.#releaseIsDue) this.release();
   }
 
   #give(): void {

@@ -2,19 +2,16 @@
  * Changes of a running scheduler, one after the other: each is written, published and acknowledged by every role before
  * the next is begun (protocol/specs.ts). Waiting is by looking again, since changes are rare.
  */
-import { setTimeout } from 'node:timers';
 import type { ExecuteBatch } from '../devices/callback.js';
 import { InvalidOptionError, type RubatoError } from '../model/errors.js';
-import { mostMarginNs, MARGIN_MOST } from '../protocol/shared-memory.js';
+import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, MARGIN_RESPONSE, mostMarginNs } from '../protocol/shared-memory.js';
 import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_NONE } from '../protocol/specs.js';
 import type { Baseline, StatsReader } from '../protocol/stats.js';
 import { DISPATCH_MODEL, GPU, SHARD_MODEL } from '../protocol/tables.js';
 import type { ModelEntry } from './directory.js';
-import type { Engine } from './engine.js';
+import type { RoleHost } from './engine.js';
 import { resolveDevice, type ModelChanges, type ResolvedModel, type ResolvedOptions, resolveModel } from './options.js';
 import { assignShards, leastLoadedShard } from './topology.js';
-
-const LOOK_EVERY_MS = 1;
 
 export interface AddedModel {
   readonly model: ResolvedModel;
@@ -24,7 +21,7 @@ export interface AddedModel {
 }
 
 export class LiveChanges {
-  readonly #engine: Engine;
+  readonly #engine: RoleHost;
   readonly #stats: StatsReader;
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
@@ -38,7 +35,7 @@ export class LiveChanges {
   #last: Promise<unknown> = Promise.resolve();
   #stopped: RubatoError | null = null;
 
-  constructor(engine: Engine, stats: StatsReader, options: ResolvedOptions) {
+  constructor(engine: RoleHost, stats: StatsReader, options: ResolvedOptions) {
     this.#engine = engine;
     this.#stats = stats;
     this.#i32 = new Int32Array(engine.memory.buffer);
@@ -62,7 +59,7 @@ export class LiveChanges {
   async #until(condition: () => boolean): Promise<void> {
     while (!condition()) {
       if (this.#stopped !== null) throw this.#stopped;
-      await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
+      await this.#engine.soon();
     }
   }
 
@@ -125,6 +122,7 @@ export class LiveChanges {
     await this.#inTurn(async () => {
       specs.setState(number, MODEL_NONE);
       await this.#publish();
+      await this.#quiet(number); // the number's next owner must not find a grant under way
       this.#models.delete(number);
       this.#noteSlos();
       this.#freed.push(number);
@@ -158,10 +156,21 @@ export class LiveChanges {
     return model;
   }
 
-  /** Measured margins may be up to a tenth of the shortest SLO. */
+  /**
+   * Measured margins may be up to a tenth of the shortest SLO. Those of now are cut to that at once: they are measured
+   * again only when batches run, and with too large ones no request of a quick model could.
+   */
   #noteSlos(): void {
     const slos = [...this.#models.values()].map((model) => model.config.sloNs);
-    if (slos.length > 0) this.#f64[(this.#engine.memory.margins >> 3) + MARGIN_MOST] = mostMarginNs(slos);
+    if (slos.length === 0) return;
+    const { config, margins } = this.#engine.memory;
+    const { measureControl, measureResponse, measureJitter } = config.margins;
+    const most = mostMarginNs(slos);
+    const base = margins >> 3;
+    this.#f64[base + MARGIN_MOST] = most;
+    for (const [at, isMeasured] of [[MARGIN_CONTROL, measureControl], [MARGIN_RESPONSE, measureResponse], [MARGIN_JITTER, measureJitter]] as const) {
+      if (isMeasured) this.#f64[base + at] = Math.min(this.#f64[base + at]!, most);
+    }
   }
 
   // ---------------------------------------------------------------- shards
@@ -184,15 +193,24 @@ export class LiveChanges {
    */
   async #move(number: number, shard: number): Promise<boolean> {
     const { specs } = this.#engine;
-    if (!this.#models.has(number) || specs.shardOf(number) === shard) return false;
+    if (!this.#models.has(number) || specs.tag(number) < 0 || specs.shardOf(number) === shard) return false;
     specs.setState(number, MODEL_FROZEN);
     await this.#publish();
-    // A grant that the dispatcher made before it saw the empty candidate is answered by a refusal.
-    await this.#until(() => this.#isQuiet(number));
+    await this.#quiet(number);
     specs.moveTo(number, shard);
     await this.#publish();
     specs.route(number);
     return true;
+  }
+
+  /**
+   * Waits until a model that its shard grants nothing any more has no batch and no grant under way. The dispatcher may have
+   * acknowledged before its shard had published the empty candidate, and be about to grant the one before: only its
+   * next acknowledgement says that it has seen the empty one. What it granted until then is answered by a refusal.
+   */
+  async #quiet(number: number): Promise<void> {
+    await this.#publish();
+    await this.#until(() => this.#isQuiet(number));
   }
 
   #isQuiet(number: number): boolean {
@@ -243,6 +261,7 @@ export class LiveChanges {
 
   #isIdle(gpu: number): boolean {
     const at = (this.#engine.memory.gpus >> 2) + gpu * GPU.words;
-    return this.#i32[at + GPU.at.grantModel] === -1 && this.#i32[at + GPU.at.runRow] === -1 && this.#i32[at + GPU.at.nextRow] === -1;
+    // In the order in which a batch goes through them: looked at the other way round, one that moves on meanwhile is missed.
+    return this.#i32[at + GPU.at.grantModel] === -1 && this.#i32[at + GPU.at.nextRow] === -1 && this.#i32[at + GPU.at.runRow] === -1;
   }
 }

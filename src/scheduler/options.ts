@@ -21,7 +21,7 @@ import {
   type SchedulerConfig,
 } from '../protocol/config.js';
 import { MAX_GPUS } from '../protocol/outcome.js';
-import { PAGE_BYTES } from '../protocol/arena.js';
+import { bytesForCells, PAGE_BYTES } from '../protocol/arena.js';
 import { type CellLayout, resolveLayout } from '../model/tensor.js';
 import { MAX_MODELS } from '../protocol/specs.js';
 import { assignShards, chooseTopology, expectedLoad, poolCapacityPerSecond, type Topology, TOPOLOGIES, usableCores } from './topology.js';
@@ -263,14 +263,14 @@ function resolveMemoryLimit(given: unknown, models: readonly ResolvedModel[]): n
   const bytes = given === undefined ? DEFAULT_MEMORY_LIMIT : memoryBytes(given);
   const withTensors = models.filter((model) => model.layout !== null);
   if (withTensors.length === 0 && given === undefined) return 0;
-  const needed = withTensors.map(({ config, layout }) => ({ config, layout: layout!, bytes: 2 * config.maxBatch * layout!.bytes }));
+  const needed = withTensors.map(({ config, layout }) => ({ config, layout: layout!, bytes: bytesForCells(2 * config.maxBatch, layout!.bytes) }));
   const most = needed.reduce((a, b) => (b.bytes > a.bytes ? b : a), needed[0]!);
   if (most !== undefined && most.bytes > bytes) {
     const mib = (value: number): string => `${(value / 2 ** 20).toFixed(1)} MiB`;
     throw new InvalidOptionError(
       'memoryLimit',
       `got ${mib(bytes)}${given === undefined ? ' (the default)' : ''}, model '${most.config.name}' alone needs ${mib(most.bytes)}: ` +
-        `2 batches × ${most.config.maxBatch} requests × ${most.layout.bytes} B of tensors per request`,
+        `2 batches × ${most.config.maxBatch} requests × ${most.layout.bytes} B of tensors per request, in whole pages of 64 KiB`,
     );
   }
   return bytes;

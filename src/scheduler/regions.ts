@@ -13,17 +13,17 @@ import { ClientPort } from '../protocol/client-port.js';
 import { CLIENT_DYING, CLIENT_FREE, CLIENT_OPEN, CLIENT_TICKET } from '../protocol/shared-memory.js';
 import { InvalidOptionError } from './errors.js';
 import { pageTable } from './client.js';
-import type { Engine } from './engine.js';
+import type { RoleHost } from './engine.js';
 
 /** Nobody waits for a dead client's batches. */
 const DRAIN_EVERY_MS = 2;
 
 export class ClientRegions {
-  readonly #engine: Engine;
+  readonly #engine: RoleHost;
   readonly #dying = new Map<number, ClientPort>();
   #timer: NodeJS.Timeout | null = null;
 
-  constructor(engine: Engine) {
+  constructor(engine: RoleHost) {
     this.#engine = engine;
   }
 
@@ -66,6 +66,8 @@ export class ClientRegions {
       while (port.drain(clock.nowNs()) > 0);
       if (port.inFlight > 0) continue;
       if (memory.arena !== null) freePagesOf(pageTable(memory), client);
+      // A raw client that is next here brings no tensors, and must not be taken to bring these.
+      new Int32Array(memory.buffer, memory.cells + client * port.slots * 4, port.slots).fill(0);
       this.#dying.delete(client);
       specs.setClientState(client, CLIENT_FREE);
       specs.publish();

@@ -4,7 +4,6 @@
  *
  * @module Scheduler
  */
-import { setTimeout } from 'node:timers';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { CallbackDevice, type ExecuteBatch } from '../devices/callback.js';
 import type { RubatoError } from '../model/errors.js';
@@ -13,7 +12,7 @@ import { HOST_CALLBACK } from '../protocol/config.js';
 import { type CountedModel, StatsReader } from '../protocol/stats.js';
 import { Client } from './client.js';
 import { ModelDirectory, type ModelEntry } from './directory.js';
-import { Engine } from './engine.js';
+import { Engine, type RoleHost } from './engine.js';
 import { ClosedError } from './errors.js';
 import { LiveChanges } from './live-changes.js';
 import { type DeviceOptions, type ModelChanges, type ModelOptions, type ResolvedModel, type ResolvedOptions, resolveOptions, type SchedulerOptions, type Topology } from './options.js';
@@ -24,7 +23,7 @@ import type { Ticket, TicketMessage } from './ticket.js';
 import type { AnyModels, NoUnknownOptions, NoUnknownOptionsIn, SchedulerTypes, TypesFromModels, WithModel } from './types.js';
 
 /** `close` waits this long for batches that run; then their requests end as closed. */
-const CLOSE_TIMEOUT_MS = 5000;
+export const CLOSE_TIMEOUT_NS = 5e9;
 
 export interface RemoveOptions {
   /** Serve what is queued, or finish what runs, first (default true). */
@@ -44,7 +43,7 @@ export async function createScheduler<I = unknown, O = unknown, const M extends 
 }
 
 export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> implements AsyncDisposable {
-  readonly #engine: Engine;
+  readonly #engine: RoleHost;
   readonly #options: ResolvedOptions;
   readonly #stats: StatsReader;
   readonly #regions: ClientRegions;
@@ -60,12 +59,13 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   #stopped = false;
   #death: RubatoError | null = null;
 
-  private constructor(engine: Engine, options: ResolvedOptions, directory: ModelDirectory) {
-    super(engine.memory, engine.clock, 0, directory);
+  /** @internal */
+  protected constructor(engine: RoleHost, options: ResolvedOptions) {
+    super(engine.memory, engine.clock, 0, new ModelDirectory(options.models.map((model, number) => entryOf(model, number, engine.specs.tag(number)))));
     this.#engine = engine;
     this.#options = options;
     this.#stats = new StatsReader(engine.memory, () => [...this.#counted.values()]);
-    for (const { number, name } of directory.entries()) this.#counted.set(number, { number, name, before: null });
+    for (const { number, name } of this.directory.entries()) this.#counted.set(number, { number, name, before: null });
     this.#regions = new ClientRegions(engine);
     this.#changes = new LiveChanges(engine, this.#stats, options);
     this.#executes = [...options.executes];
@@ -82,8 +82,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
         if (scheduler !== null) scheduler.#die(reason);
       },
     });
-    const directory = new ModelDirectory(options.models.map((model, number) => entryOf(model, number, engine.specs.tag(number))));
-    scheduler = new Scheduler<T>(engine, options, directory);
+    scheduler = new Scheduler<T>(engine, options);
     void scheduler.pump();
     return scheduler;
   }
@@ -254,12 +253,12 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   }
 
   async #close(): Promise<void> {
-    this.holdAlive();
+    this.holdAlive(true);
     this.port.commit();
     for (const port of this.#rawPorts) port.commit(); // what nobody committed could not end
     this.#engine.startClosing();
-    const untilMs = performance.now() + CLOSE_TIMEOUT_MS;
-    while (this.#hasOpenRequests() && this.#death === null && performance.now() < untilMs) await new Promise((resolve) => setTimeout(resolve, 1));
+    const untilNs = this.clock.nowNs() + CLOSE_TIMEOUT_NS;
+    while (this.#hasOpenRequests() && this.#death === null && this.clock.nowNs() < untilNs) await this.#engine.soon();
     await this.#stop(this.#death ?? new ClosedError('the scheduler was closed while the request ran'));
   }
 
@@ -274,6 +273,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
     this.#changes.stop(reason);
     this.#regions.stop();
     this.#tell({ stopped: reason.message });
+    for (const port of this.#tickets) port.close();
     this.end(reason);
   }
 

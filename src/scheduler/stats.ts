@@ -55,7 +55,7 @@ export function readStats(reader: StatsReader, nowNs: number): SchedulerStats {
   return {
     uptimeMs: nowNs / 1e6,
     models,
-    gpus: reader.gpus().map((gpu) => ({ gpu: gpu.gpu, kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: gpu.busyNs / nowNs })),
+    gpus: reader.gpus().map((gpu) => ({ gpu: gpu.gpu, kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: nowNs === 0 ? 0 : gpu.busyNs / nowNs })),
     accepted: sum((model) => model.accepted),
     refused: sum((model) => model.refused),
     completed: sum((model) => model.completed),

@@ -13,7 +13,7 @@ import type { MessagePort } from 'node:worker_threads';
 import { SystemClock } from '../clock/clock.js';
 import { type RubatoError } from '../model/errors.js';
 import { ClientPort } from '../protocol/client-port.js';
-import { CLIENT_OPEN, CLIENT_STATE_MASK, type SharedMemory } from '../protocol/shared-memory.js';
+import { CLIENT_OPEN, CLIENT_STATE_MASK, CONTROL_STATE, type SharedMemory, STATE_RUNNING, STATE_STOPPED } from '../protocol/shared-memory.js';
 import { Client } from './client.js';
 import { ModelDirectory, type ModelEntry } from './directory.js';
 import { ClosedError, InvalidInputError, TicketError } from './errors.js';
@@ -60,6 +60,7 @@ export class TicketClient<T extends SchedulerTypes = AnyModels> extends Client<T
 
   #stop(reason: RubatoError): void {
     if (this.#reason !== null) return;
+    while (this.turn() > 0); // what has ended before, and was not looked at yet
     this.#reason = reason;
     this.end(reason);
     this.#port.close();
@@ -110,6 +111,8 @@ export function openClient<T extends SchedulerTypes = AnyModels>(ticket: Ticket<
 export function openRawClient(ticket: Ticket): RawClient {
   claim(ticket);
   const { memory, client, models, port } = ticket;
+  const states = new Int32Array(memory.buffer);
+  const stateAt = (memory.control >> 2) + CONTROL_STATE;
   let stopped: RubatoError | null = null;
   const directory = new ModelDirectory(models);
   port.on('message', (message: TicketMessage) => {
@@ -121,8 +124,9 @@ export function openRawClient(ticket: Ticket): RawClient {
   port.unref();
   return new RawClient(new ClientPort(memory, client), new SystemClock(memory.config.origin), directory, {
     memory,
-    closed: () => stopped,
-    stopped: () => stopped,
+    // The state as well: a loop that polls receives no messages.
+    closed: () => stopped ?? (states[stateAt] === STATE_RUNNING ? null : new ClosedError()),
+    stopped: () => stopped ?? (Atomics.load(states, stateAt) === STATE_STOPPED ? new ClosedError('the scheduler was closed while the request ran') : null),
     close: () => {
       stopped ??= new ClosedError('the client is closed');
       port.close();
@@ -144,5 +148,6 @@ function claim(ticket: unknown): void {
 function isTicket(value: unknown): value is Ticket {
   if (typeof value !== 'object' || value === null) return false;
   const { memory, port, client, word } = value as Partial<Ticket>;
-  return Object.prototype.toString.call(memory?.buffer) === '[object SharedArrayBuffer]' && typeof port?.postMessage === 'function' && Number.isInteger(client) && Number.isInteger(word);
+  if (Object.prototype.toString.call(memory?.buffer) !== '[object SharedArrayBuffer]' || typeof port?.postMessage !== 'function' || !Number.isInteger(word)) return false;
+  return Number.isInteger(client) && client! > 0 && client! < (memory!.config?.maxClients ?? 0) && memory!.clientStates < memory!.buffer.byteLength;
 }

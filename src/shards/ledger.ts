@@ -50,9 +50,8 @@ export class Ledger {
   readonly #f32: Float32Array;
   readonly #slotWord: number;
   readonly #slotDouble: number;
-  readonly #cancelWord: number;
-  /** Cancelled requests in closed batches: while there are none, the ends of batches need not look for them. */
-  #cancelledRunning = 0;
+  /** Slots of cancelled requests in closed batches: while there are none, the ends of batches need not look for them. */
+  readonly #cancelledRunning = new Set<number>();
   /** Whether all requests of the batch that was looked at last are of one client. */
   #oneClient = false;
   readonly #counters: number;
@@ -70,7 +69,6 @@ export class Ledger {
     this.#f32 = new Float32Array(memory.buffer);
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
-    this.#cancelWord = memory.cancels >> 2;
     this.#counters = memory.shardModels >> 3;
     this.#models = memory.limits.models;
     this.#histograms = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * this.#models);
@@ -87,8 +85,8 @@ export class Ledger {
   }
 
   /** The client has given up a request whose batch is closed: it will end as `cancelled` with it. */
-  cancelRunning(): void {
-    this.#cancelledRunning++;
+  cancelRunning(slot: number): void {
+    this.#cancelledRunning.add(slot);
   }
 
   /** Ends the requests of a batch that ran from `cells[LEDGER_START]` to `cells[LEDGER_END]`. `slotsAt` is the word of its first slot number. */
@@ -102,15 +100,14 @@ export class Ledger {
     const late = this.#countLate(slotsAt, size);
     let cancelled = 0;
     let cancelledLate = 0;
-    if (late === 0 && status === STATUS_OK && this.#cancelledRunning === 0 && this.#oneClient) {
+    if (late === 0 && status === STATUS_OK && this.#cancelledRunning.size === 0 && this.#oneClient) {
       this.#endAll(slotsAt, size, model, place | OUTCOME.completed, i32[slotsAt]! >> this.#slotShift);
     } else {
       for (let i = 0; i < size; i++) {
         const slot = i32[slotsAt + i]!;
         const isLate = end > this.f64[this.#slotDouble + slot * SLOT_DOUBLES + DEADLINE]!;
         let outcome: number = status !== STATUS_OK ? OUTCOME.failed : isLate ? OUTCOME.late : OUTCOME.completed;
-        if (this.#cancelledRunning > 0 && this.#isCancelled(slot)) {
-          this.#cancelledRunning--;
+        if (this.#cancelledRunning.size > 0 && this.#cancelledRunning.delete(slot)) {
           outcome = OUTCOME.cancelled;
           cancelled++;
           if (isLate) cancelledLate++;
@@ -177,10 +174,6 @@ export class Ledger {
       histograms.record(waitRow, endedNs - durationNs);
     }
     this.#pending[client]! += size;
-  }
-
-  #isCancelled(slot: number): boolean {
-    return Atomics.load(this.i32, this.#cancelWord + slot) === this.i32[this.#slotWord + slot * SLOT_WORDS + GENERATION];
   }
 
   #count(model: number, size: number, status: number, late: number, cancelled: number): void {

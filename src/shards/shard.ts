@@ -316,6 +316,7 @@ export class ShardRole implements Role {
     this.#tags[model] = !mine ? NOT_MINE : state === MODEL_ENDING ? NO_MORE : tag;
     this.#states[model] = state;
     if (wasMine && !mine) this.#handOver(model);
+    if (wasMine && state === MODEL_NONE) this.#forgetRate(model);
     if (!mine) return;
     this.#sloNs[model] = this.#f64[(offer >> 1) + MODEL_OFFER.at.sloNs]!;
     this.#aloneNs[model] = this.#f64[(offer >> 1) + MODEL_OFFER.at.aloneNs]!;
@@ -336,6 +337,13 @@ export class ShardRole implements Role {
     if (wasMine || this.#queues[model]!.count > 0) this.#touch(model);
   }
 
+  /** The model was removed: what it was like is not what its number's next one will be. */
+  #forgetRate(model: number): void {
+    const row = this.#rowsAt + model * MODEL_WORDS;
+    this.#i32[row + SHARD_MODEL_TARGET] = 0;
+    this.#f64[(row >> 1) + SHARD_MODEL_RATE_PER_SECOND] = 0;
+  }
+
   /** The model is another shard's now: so are the requests that wait. Its batches have ended before (it was frozen until they had). */
   #handOver(model: number): void {
     this.#timers.set(model, Infinity);
@@ -350,12 +358,13 @@ export class ShardRole implements Role {
     const word = this.#slotWord + slot * SLOT_WORDS;
     const owner = this.#ownerOf(model);
     const tag = this.#i32[(this.#memory.offers >> 2) + model * MODEL_OFFER.words + MODEL_OFFER.at.tag]! & ~(1 << 31);
-    if (owner === this.#shard || this.#i32[word + SLOT_MODEL] !== tag) {
-      this.#admitted[slot] = this.#i32[word + SLOT_GENERATION]!;
-      this.#ledger.endUnrun(slot, model, OUTCOME.closed);
+    const isEnding = this.#tags[model] === NO_MORE || this.#states[model] === MODEL_NONE;
+    this.#admitted[slot] = 0; // it may come back one day
+    if (this.#i32[word + SLOT_MODEL] !== tag || (owner === this.#shard && isEnding)) {
+      this.#closeUnlessAdmitted(slot);
       return;
     }
-    this.#admitted[slot] = 0; // it may come back one day
+    // To itself when it is the new owner and has not taken in the change that says so.
     this.#resendsOf[owner]!.mark(slot);
     this.#shardBells[owner]!.ring();
   }
@@ -520,7 +529,7 @@ export class ShardRole implements Role {
   #closeUnlessAdmitted(slot: number): void {
     const word = this.#slotWord + slot * SLOT_WORDS;
     const generation = this.#i32[word + SLOT_GENERATION]!;
-    if (this.#admitted[slot] === generation) return;
+    if (this.#admitted[slot] === generation || this.#i32[word + SLOT_OUTCOME_GENERATION] === generation) return;
     this.#admitted[slot] = generation;
     this.#ledger.endUnrun(slot, this.#i32[word + SLOT_MODEL]! & MODEL_MASK, OUTCOME.closed);
   }
@@ -553,7 +562,7 @@ export class ShardRole implements Role {
       }
       if (this.#admitted[slot] !== generation) continue;
       if (!this.#queues[model]!.remove(slot)) {
-        this.#ledger.cancelRunning();
+        this.#ledger.cancelRunning(slot);
         continue;
       }
       this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
@@ -583,9 +592,10 @@ export class ShardRole implements Role {
       const ledger = this.#ledger;
       ledger.cells[LEDGER_START] = lane.f64[(at >> 1) + BATCH_DONE_START_NS]!;
       ledger.cells[LEDGER_END] = lane.f64[(at >> 1) + BATCH_DONE_END_NS]!;
+      // Before they count as ended: nobody is to see a request in both places (`credit`).
+      this.#f64[((this.#rowsAt + this.#i32[header + BATCH_MODEL]! * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! -= this.#i32[header + BATCH_SIZE]!;
       ledger.endBatch(header, this.#batchSlotsAt + row * this.#place.batchStride, lane.i32[at + BATCH_DONE_STATUS]!);
       this.#i32[header + BATCH_STATE] = BATCH_FREE;
-      this.#f64[((this.#rowsAt + this.#i32[header + BATCH_MODEL]! * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! -= 1;
       this.#freeRows[this.#freeRowCount++] = row;
     }
     if (count > 0) lane.release(count);
@@ -679,7 +689,7 @@ export class ShardRole implements Role {
     this.#i32[header + BATCH_SIZE] = size;
     this.#i32[header + BATCH_GPU] = gpu;
     this.#i32[header + BATCH_STATE] = BATCH_OPEN;
-    this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! += 1;
+    this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! += size;
     return row;
   }
 

@@ -18,38 +18,26 @@ import { StatsReader } from '../protocol/stats.js';
 /** Rounds at one instant after which it is certain that they will not end. */
 const MOST_ROUNDS = 100_000;
 
-export class VirtualHost {
-  readonly memory: SharedMemory;
+/** The virtual clock and the loop over what is polled; what that is, and who reads completions, its subclasses say. */
+export abstract class VirtualLoop {
   readonly clock = new VirtualClock();
-  readonly client: ClientPort;
-  readonly shards: readonly ShardRole[];
-  readonly dispatcher: DispatcherRole;
-  readonly device: EmulatedDeviceRole;
-  readonly stats: StatsReader;
-  readonly #roles: Role[];
-  /** Called with slots and packed outcomes of completions as they are read, at the instant they happen. */
-  onCompleted: (slots: Int32Array, outcomes: Int32Array, count: number) => void = () => {};
-  /** Called after every instant, when nothing more changes. */
-  onSettled: (nowNs: number) => void = () => {};
-
-  constructor(config: SchedulerConfig, observer: Observer | null = null) {
-    this.memory = allocateSharedMemory(config);
-    this.client = new ClientPort(this.memory, 0);
-    this.shards = Array.from({ length: config.shards }, (_, shard) => new ShardRole(this.memory, shard, observer));
-    this.dispatcher = new DispatcherRole(this.memory, observer);
-    this.device = new EmulatedDeviceRole(this.memory);
-    this.stats = new StatsReader(this.memory);
-    this.#roles = [this.device, ...this.shards, this.dispatcher];
-  }
+  /** In the order in which they are polled. */
+  protected abstract readonly roles: readonly Role[];
 
   get nowNs(): number {
     return this.clock.nowNs();
   }
 
+  /** Reads completions; whether there were any. */
+  protected abstract takeCompletions(nowNs: number): boolean;
+
+  /** After every instant, when nothing more changes. */
+  protected settled(_nowNs: number): void {}
+
   /** When the next role wants to be polled; +Infinity when nothing is under way. */
   nextEventNs(): number {
     let next = Infinity;
-    for (const role of this.#roles) next = Math.min(next, role.cells[CELL_NEXT]!);
+    for (const role of this.roles) next = Math.min(next, role.cells[CELL_NEXT]!);
     return next;
   }
 
@@ -68,23 +56,25 @@ export class VirtualHost {
     for (let next = this.nextEventNs(); next < Infinity && next <= limitNs; next = this.nextEventNs()) this.#settleAt(next);
   }
 
-  /** Polls until nothing changes at this instant. To be called after submitting or cancelling. */
-  settle(): void {
-    this.#settleAt(this.clock.nowNs());
+  /** Polls until nothing changes at this instant; whether anything did. To be called after submitting or cancelling. */
+  settle(): boolean {
+    return this.#settleAt(this.clock.nowNs());
   }
 
-  #settleAt(timeNs: number): void {
+  #settleAt(timeNs: number): boolean {
     this.clock.advanceTo(Math.max(timeNs, this.clock.nowNs()));
     const now = this.clock.nowNs();
-    for (let round = 0; this.#pollAll(now); round++) {
+    let round = 0;
+    for (; this.#pollAll(now); round++) {
       if (round === MOST_ROUNDS) throw new Error(`at ${now} ns the roles have not come to rest after ${MOST_ROUNDS} rounds`);
     }
-    this.onSettled(now);
+    this.settled(now);
+    return round > 0;
   }
 
   #pollAll(now: number): boolean {
     let worked = false;
-    for (const role of this.#roles) {
+    for (const role of this.roles) {
       role.cells[CELL_NOW] = now;
       for (let polls = 0; ; polls++) {
         role.poll();
@@ -93,11 +83,45 @@ export class VirtualHost {
         if (polls === MOST_ROUNDS) throw new Error(`at ${now} ns a role still had work after ${MOST_ROUNDS} polls`);
       }
     }
-    for (let count = this.client.drain(now); count > 0; count = this.client.drain(now)) {
+    return this.takeCompletions(now) || worked;
+  }
+}
+
+export class VirtualHost extends VirtualLoop {
+  readonly memory: SharedMemory;
+  readonly client: ClientPort;
+  readonly shards: readonly ShardRole[];
+  readonly dispatcher: DispatcherRole;
+  readonly device: EmulatedDeviceRole;
+  readonly stats: StatsReader;
+  protected readonly roles: readonly Role[];
+  /** Called with slots and packed outcomes of completions as they are read, at the instant they happen. */
+  onCompleted: (slots: Int32Array, outcomes: Int32Array, count: number) => void = () => {};
+  /** Called after every instant, when nothing more changes. */
+  onSettled: (nowNs: number) => void = () => {};
+
+  constructor(config: SchedulerConfig, observer: Observer | null = null) {
+    super();
+    this.memory = allocateSharedMemory(config);
+    this.client = new ClientPort(this.memory, 0);
+    this.shards = Array.from({ length: config.shards }, (_, shard) => new ShardRole(this.memory, shard, observer));
+    this.dispatcher = new DispatcherRole(this.memory, observer);
+    this.device = new EmulatedDeviceRole(this.memory);
+    this.stats = new StatsReader(this.memory);
+    this.roles = [this.device, ...this.shards, this.dispatcher];
+  }
+
+  protected override takeCompletions(nowNs: number): boolean {
+    let any = false;
+    for (let count = this.client.drain(nowNs); count > 0; count = this.client.drain(nowNs)) {
       this.onCompleted(this.client.drainedSlots, this.client.drainedOutcomes, count);
-      worked = true;
+      any = true;
     }
-    return worked;
+    return any;
+  }
+
+  protected override settled(nowNs: number): void {
+    this.onSettled(nowNs);
   }
 }
 

@@ -7,11 +7,11 @@ import ts from 'typescript';
 
 /** The rooms of the house, top to bottom. A room imports only rooms below it, and itself. */
 const FLOORS = [
-  'index', 'cli', 'scheduler', 'sim', 'report', 'devices', 'dispatch', 'shards', 'protocol', 'model', 'ringbuf', 'clock',
+  'testing', 'index', 'cli', 'scheduler', 'sim', 'report', 'devices', 'dispatch', 'shards', 'protocol', 'model', 'ringbuf', 'clock',
 ];
-/** Rooms that meet in protocol/ only, although one lies above the other. */
+/** Rooms that do not know each other, although one lies above the other. */
 const STRANGERS: readonly (readonly [string, string])[] = [
-  ['dispatch', 'shards'], ['shards', 'dispatch'], ['dispatch', 'devices'], ['shards', 'devices'],
+  ['dispatch', 'shards'], ['shards', 'dispatch'], ['dispatch', 'devices'], ['shards', 'devices'], ['testing', 'index'], ['testing', 'cli'],
 ];
 /** Rooms of role code, which runs the same under a live and a virtual host. Worker entries (`*.worker.ts`) are hosts. */
 const ROLE_ROOMS = ['dispatch', 'shards', 'protocol', 'ringbuf'];
@@ -49,6 +49,8 @@ describe('the check of the floors finds', () => {
     ['a room that is not in the plan', 'cli/main.ts', `import '../attic/a.js';`, /attic\/ is no room/],
     ['shards/ knowing dispatch/', 'shards/a.ts', `import '../dispatch/a.js';`, /shards\/ imports dispatch\//],
     ['dispatch/ knowing shards/', 'dispatch/a.ts', `import '../shards/a.js';`, /dispatch\/ imports shards\//],
+    ['testing/ knowing cli/', 'testing/a.ts', `import '../cli/a.js';`, /testing\/ imports cli\//],
+    ['scheduler/ knowing testing/', 'scheduler/a.ts', `import '../testing.js';`, /scheduler\/ imports testing\//],
     ['dispatch/ knowing devices/', 'dispatch/a.ts', `import '../devices/a.js';`, /dispatch\/ imports devices\//],
     ['an async function in role code', 'shards/a.ts', `export const f = async () => 1;`, /shards\/a.ts:1 .*async/],
     ['an await in role code', 'dispatch/a.ts', `\nawait f();`, /dispatch\/a.ts:2 .*await/],

@@ -1,0 +1,50 @@
+/** Runs one policy on one load in a thread of its own, so that the program stays interruptible and uses every core. */
+import { RubatoError } from '../model/errors.js';
+import { parseArrivals } from '../sim/arrivals.js';
+import { POLICIES } from '../sim/own-policies.js';
+import type { SimulationResult } from '../sim/result.js';
+import type { OwnOptions } from '../sim/simulate.js';
+import { loadWorkload, type Workload } from '../sim/workload.js';
+import { withArrivals } from './simulation-setup.js';
+
+/** A workload is loaded anew in each thread: a profile has methods and cannot be sent. */
+export interface WorkloadSource {
+  readonly nameOrFile: string;
+  /** Replaces every model's pattern; null keeps them. */
+  readonly arrivals: string | null;
+}
+
+export interface PolicyTask {
+  readonly policy: string;
+  readonly source: WorkloadSource;
+  readonly options: Omit<OwnOptions, 'workload'>;
+}
+
+export type PolicyAnswer =
+  | { readonly result: SimulationResult; readonly wallSeconds: number }
+  /** Errors lose their class on the way between threads. */
+  | { readonly code: string; readonly message: string };
+
+const workloads = new Map<string, Workload>();
+
+function workloadOf({ nameOrFile, arrivals }: WorkloadSource): Workload {
+  const key = JSON.stringify([nameOrFile, arrivals]);
+  let workload = workloads.get(key);
+  if (workload === undefined) {
+    workload = withArrivals(loadWorkload(nameOrFile), arrivals === null ? null : parseArrivals(arrivals, '--arrivals'));
+    workloads.set(key, workload);
+  }
+  return workload;
+}
+
+export default function runPolicy({ policy, source, options }: PolicyTask): PolicyAnswer {
+  try {
+    const workload = { ...workloadOf(source), gpus: options.gpus };
+    const startMs = performance.now();
+    const result = POLICIES.get(policy)!({ ...options, workload });
+    return { result, wallSeconds: (performance.now() - startMs) / 1e3 };
+  } catch (error) {
+    if (error instanceof RubatoError) return { code: error.code, message: error.message };
+    throw error;
+  }
+}

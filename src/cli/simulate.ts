@@ -1,0 +1,133 @@
+/** `rubato simulate`: policies side by side under one load, in virtual time. */
+import { InvalidOptionError } from '../model/errors.js';
+import { type BarChart, type ColumnChart, plotPage } from '../report/plot.js';
+import { Progress } from '../report/progress.js';
+import { fixed, percent, short, si } from '../report/units.js';
+import { checkSimulation } from '../sim/simulate.js';
+import { readTrace } from '../sim/trace.js';
+import type { Workload } from '../sim/workload.js';
+import { boundsText, commonFigures, headOf, latencyFigures, type Page, type PolicyReport, printPolicies, reportPolicy, type SimulationReport, sizeText, speedFigure } from './simulation-report.js';
+import { PolicyPool, type RateFlags, rateOf, setupOf, type SimulationFlags } from './simulation-setup.js';
+
+export interface SimulateFlags extends SimulationFlags, RateFlags {
+  trace?: string;
+  timeColumn?: string;
+  speed: number;
+}
+
+export interface SimulateReport extends SimulationReport {
+  /** What was simulated, in one line. */
+  readonly title: string;
+  readonly seed: number;
+}
+
+const DEFAULT_SECONDS = 60;
+/** The rate meter's window: before it is full, target sizes are guesses. */
+export const DEFAULT_WARM_UP_SECONDS = 5;
+/** More policies than this would make a page of column charts without end. */
+const MOST_COLUMN_CHARTS = 12;
+
+interface Load {
+  readonly ratePerSecond: number;
+  readonly seconds: number;
+  readonly warmupSeconds: number;
+  readonly traceNs?: Float64Array;
+  readonly text: string;
+}
+
+export async function simulateReport(flags: SimulateFlags): Promise<SimulateReport> {
+  const setup = setupOf(flags);
+  const { workload, policies, margins } = setup;
+  const { ratePerSecond, seconds, warmupSeconds, traceNs, text } = flags.trace === undefined ? plainLoad(flags, workload) : traceLoad(flags, flags.trace);
+  const options = { workload, gpus: workload.gpus, ratePerSecond, seconds, warmupSeconds, seed: flags.seed, margins };
+  checkSimulation(options);
+  const progress = new Progress(workload.name, policies.length);
+  const pool = new PolicyPool(setup, (runs) => progress.update(runs, `${runs} of ${policies.length} policies`));
+  progress.update(0, 'simulating');
+  try {
+    const results = await Promise.all(policies.map(async (policy) => pool.runnerOf(policy, traceNs)(options)));
+    return {
+      title: `${workload.name}: ${sizeText(workload)}, ${text}`,
+      ...headOf(workload, seconds, warmupSeconds),
+      seed: flags.seed,
+      policies: results.map((result, k) => reportPolicy(policies[k]!, result.offered / seconds, [result], pool.simulatedSecondsPerSecond(policies[k]!))),
+    };
+  } finally {
+    progress.end();
+    await pool.stop();
+  }
+}
+
+function plainLoad(flags: SimulateFlags, workload: Workload): Load {
+  const ratePerSecond = rateOf(flags, workload);
+  return {
+    ratePerSecond,
+    seconds: flags.seconds ?? workload.seconds ?? DEFAULT_SECONDS,
+    warmupSeconds: flags.warmup ?? DEFAULT_WARM_UP_SECONDS,
+    text: `${si(ratePerSecond)} requests/s`,
+  };
+}
+
+/** All of the trace, without a warm-up, unless the flags say otherwise. */
+function traceLoad(flags: SimulateFlags, path: string): Load {
+  if (flags.rate !== undefined) throw new InvalidOptionError('--rate', 'a trace has its own; change it with --speed');
+  if (flags.load !== undefined) throw new InvalidOptionError('--load', 'a trace has its own; change it with --speed');
+  const traceNs = readTrace(path, { speed: flags.speed, ...(flags.timeColumn === undefined ? {} : { timeColumn: flags.timeColumn }) });
+  const warmupSeconds = flags.warmup ?? 0;
+  const wholeSeconds = Math.max(1, Math.ceil(traceNs.at(-1)! / 1e9 + 1e-9));
+  const seconds = flags.seconds ?? wholeSeconds - warmupSeconds;
+  if (!(seconds > 0)) throw new InvalidOptionError('--warmup', `got ${warmupSeconds}, must be shorter than the trace, which takes ${wholeSeconds} s at speed ${flags.speed}`);
+  const fromNs = warmupSeconds * 1e9;
+  const counted = traceNs.reduce((count, timeNs) => (timeNs >= fromNs && timeNs < fromNs + seconds * 1e9 ? count + 1 : count), 0);
+  if (counted === 0) throw new InvalidOptionError('--trace', `no request of ${path} arrives within the counted seconds, ${warmupSeconds} to ${warmupSeconds + seconds}`);
+  return { ratePerSecond: counted / seconds, seconds, warmupSeconds, traceNs, text: `${counted} recorded arrivals at speed ${flags.speed}` };
+}
+
+export function printSimulate(report: SimulateReport, page: Page): void {
+  const models = report.policies[0]!.models.length;
+  const title = `${report.title}; ${short(report.seconds)} simulated seconds${report.warmupSeconds > 0 ? ` after ${short(report.warmupSeconds)} of warm-up` : ''}, seed ${report.seed}`;
+  const notes = `Bad: dropped or late, of all offered. Speed: simulated seconds per second, one thread. For comparison: ${boundsText(report)}.`;
+  printPolicies(page, title, report.policies, [
+    ['offered /s', ({ rate }) => si(rate)],
+    ['goodput /s', ({ goodput }) => si(goodput)],
+    ...commonFigures(models),
+    ...latencyFigures(models),
+    speedFigure,
+  ], notes);
+}
+
+/** Good, late and dropped per policy, and how busy each GPU was. */
+export function plotSimulate(report: SimulateReport): string {
+  const bars: BarChart = {
+    kind: 'bars',
+    title: 'Requests per second',
+    note: 'What became of the offered requests.',
+    bars: report.policies.map((policy) => outcomeBar(policy)),
+    marks: [],
+    legend: [['good', 'good'], ['late', 'late'], ['dropped', 'dropped']],
+  };
+  const busy = report.policies.slice(0, MOST_COLUMN_CHARTS).map((policy): ColumnChart => ({
+    kind: 'columns',
+    title: `Busy share of each GPU: ${policy.policy}`,
+    note: `${fixed(policy.meanBusyGpus, 2)} busy on average, ${policy.gpusUsed} of ${report.gpus} used, mean batch ${fixed(policy.meanBatch, 1)}.`,
+    shares: policy.busyShare,
+    what: 'GPU',
+  }));
+  const subtitle = `${report.title}; ${short(report.seconds)} simulated seconds, seed ${report.seed}; ${boundsText(report)}.`;
+  return plotPage({ title: `rubato simulate ${report.workload}`, subtitle, charts: [bars, ...busy] });
+}
+
+function outcomeBar({ policy, offered, good, late, rate, badRate }: PolicyReport): BarChart['bars'][number] {
+  const part = (count: number): number => (offered === 0 ? 0 : (rate * count) / offered);
+  const title = (count: number, word: string): string => `${policy}: ${si(part(count))}/s ${word}`;
+  const dropped = offered - good - late;
+  return {
+    label: policy,
+    segments: [
+      { value: part(good), tone: 'good', title: title(good, 'good') },
+      { value: part(late), tone: 'late', title: title(late, 'late') },
+      { value: part(dropped), tone: 'dropped', title: title(dropped, 'dropped') },
+    ],
+    text: `${si(part(good))}/s, ${percent(badRate)} bad`,
+  };
+}

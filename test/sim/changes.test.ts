@@ -1,0 +1,418 @@
+/**
+ * Changes while requests arrive, in virtual time. A `World` plays a seed: it submits, cancels, polls single roles in any
+ * order (as threads would run) and lets changes go on step by step between all that, in the order of LiveChanges:
+ * write, publish, wait until every role has acknowledged. What must hold is checked at every decision and at the end.
+ */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { LatencyProfile } from '#rubato/model/latency-profile.js';
+import { Random } from '#rubato/model/random.js';
+import type { GpuConfig, ModelConfig } from '#rubato/protocol/config.js';
+import type { Observer } from '#rubato/protocol/observer.js';
+import { OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
+import { CELL_NOW, type Role } from '#rubato/protocol/role.js';
+import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_MASK, MODEL_NONE, SpecTable, TAG_MASK } from '#rubato/protocol/specs.js';
+import { DISPATCH_MODEL, GPU, SHARD_MODEL, SLOT } from '#rubato/protocol/tables.js';
+import { RingReader } from '#rubato/ringbuf/spsc-ring.js';
+import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
+
+const MODELS = 8;
+const GPUS = 5;
+const MAX_BATCH = 12;
+/** After this everything that was asked has ended or expired. */
+const LONGEST_NS = 1e9;
+
+const GPU_SPEC: GpuConfig = { host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 };
+
+interface Spec {
+  readonly config: ModelConfig;
+  readonly profile: Float64Array;
+}
+
+/** A model as the roles know it by now. */
+interface Known {
+  spec: Spec;
+  readonly tag: number;
+  shard: number;
+  isFrozen: boolean;
+}
+
+interface Request {
+  readonly index: number;
+  readonly tag: number;
+  isPlanned: boolean;
+}
+
+/** What a change waits for before its next step. */
+type Step = Generator<() => boolean, void>;
+
+function randomSpec(random: Random): Spec {
+  const maxBatch = 1 + Math.floor(random.uniform() * MAX_BATCH);
+  const alphaNs = Math.round(20e3 + 400e3 * random.uniform());
+  const betaNs = Math.round(100e3 + 2e6 * random.uniform());
+  const pick = Math.floor(random.uniform() * 5);
+  return {
+    config: {
+      name: 'm', sloNs: Math.round((alphaNs + betaNs) * (1.5 + 10 * random.uniform())), profile: 0, maxBatch,
+      dropPolicy: Math.floor(random.uniform() * 2), condition: pick, maxQueue: random.uniform() < 0.2 ? 5 : 1000,
+    },
+    profile: LatencyProfile.linear({ alphaNs, betaNs, maxBatch }, 'profile').ns,
+  };
+}
+
+class World implements Observer {
+  readonly host: VirtualHost;
+  readonly specs: SpecTable;
+  readonly random: Random;
+  readonly i32: Int32Array;
+  readonly f64: Float64Array;
+  readonly #roles: Role[];
+  /** By number. */
+  readonly known = new Map<number, Known>();
+  /** By slot. */
+  readonly open = new Map<number, Request>();
+  /** Index, outcome and time of every end. */
+  readonly endings: [number, number, number][] = [];
+  readonly #accepted = new Float64Array(MODELS);
+  readonly #refused = new Float64Array(MODELS);
+  readonly #ended = Array.from({ length: MODELS }, () => new Float64Array(16));
+  /** GPUs that must not be given anything. */
+  readonly closedGpus = new Set<number>();
+  #submitted = 0;
+  /** The shard that is being polled. */
+  #polling = -1;
+
+  constructor(seed: number, shards: number) {
+    this.random = new Random(seed);
+    const specs = Array.from({ length: 4 }, () => randomSpec(this.random));
+    const config = virtualConfig({
+      models: specs.map(({ config }, profile) => ({ ...config, profile })), profiles: specs.map(({ profile }) => profile),
+      gpus: [GPU_SPEC, GPU_SPEC], shards, slotShift: 7, maxModels: MODELS, maxGpus: GPUS, maxBatch: MAX_BATCH,
+    });
+    // With a lead, batches are issued ahead of their start: changes find them on their way.
+    const margins = seed % 2 === 0 ? config.margins : { ...config.margins, controlNs: 800e3, transferNs: 20e3, responseNs: 50e3, jitterNs: 30e3 };
+    this.host = new VirtualHost({ ...config, margins }, this);
+    this.i32 = new Int32Array(this.host.memory.buffer);
+    this.f64 = new Float64Array(this.host.memory.buffer, 0, this.host.memory.buffer.byteLength >> 3);
+    this.specs = new SpecTable(this.host.memory, true);
+    specs.forEach((spec, number) => this.known.set(number, { spec, tag: this.specs.tag(number), shard: this.specs.shardOf(number), isFrozen: false }));
+    this.#roles = [this.host.device, ...this.host.shards, this.host.dispatcher];
+    this.host.shards.forEach((shard, index) => {
+      const poll = shard.poll.bind(shard);
+      shard.poll = () => {
+        this.#polling = index;
+        poll();
+      };
+    });
+    this.host.onCompleted = (slots, outcomes, count) => {
+      for (let k = 0; k < count; k++) this.#completed(slots[k]!, outcomes[k]!);
+    };
+    this.host.onSettled = () => this.checkBalance();
+  }
+
+  // ---------------------------------------------------------------- what goes in
+
+  submit(model: number, count: number, sloNs = 0): void {
+    for (let k = 0; k < count; k++) {
+      const tag = this.specs.tag(model);
+      const slot = this.host.client.submit(model, this.host.nowNs, sloNs);
+      if (slot < 0) {
+        this.#refused[model]!++;
+        continue;
+      }
+      assert.ok(tag >= 0, 'a closed model has taken a request');
+      assert.ok(!this.open.has(slot), `slot ${slot} has been given to a second request`);
+      this.#accepted[model]!++;
+      this.open.set(slot, { index: this.#submitted++, tag, isPlanned: false });
+    }
+  }
+
+  pollOne(role: number): void {
+    const polled = this.#roles[role]!;
+    polled.cells[CELL_NOW] = this.host.nowNs;
+    polled.poll();
+  }
+
+  pollAny(): void {
+    this.pollOne(Math.floor(this.random.uniform() * this.#roles.length));
+  }
+
+  // ---------------------------------------------------------------- what comes out
+
+  #completed(slot: number, packed: number): void {
+    const request = this.open.get(slot);
+    assert.ok(request !== undefined, `slot ${slot} has ended though nobody waits for it`);
+    this.open.delete(slot);
+    const outcome = outcomeOf(packed);
+    this.#ended[request.tag & MODEL_MASK]![outcome]!++;
+    if (outcome === OUTCOME.completed || outcome === OUTCOME.late) assert.ok(request.isPlanned, `request ${request.index} has run in no batch`);
+    this.endings.push([request.index, outcome, this.host.nowNs]);
+  }
+
+  planned(_now: number, model: number, gpu: number, size: number, _exec: number, _invalidAfter: number, slots: Int32Array, from: number): void {
+    const known = this.known.get(model);
+    assert.ok(known !== undefined, `a batch of model ${model}, which is not there`);
+    assert.ok(!known.isFrozen, `a batch of model ${model} while it was frozen`);
+    assert.equal(this.#polling, known.shard, `shard ${this.#polling} has closed a batch of model ${model}`);
+    assert.ok(size <= known.spec.config.maxBatch, `a batch of ${size}, at most ${known.spec.config.maxBatch} may be in one`);
+    assert.ok(!this.closedGpus.has(gpu), `a batch for GPU ${gpu}, which has left`);
+    for (let k = from; k < from + size; k++) {
+      const request = this.open.get(slots[k]!);
+      assert.ok(request !== undefined && !request.isPlanned, `slot ${slots[k]} is in two batches`);
+      assert.equal(request.tag, known.tag, 'a request has come to another model than it was for');
+      request.isPlanned = true;
+    }
+  }
+
+  granted(_now: number, _model: number, gpu: number): void {
+    assert.ok(!this.closedGpus.has(gpu), `GPU ${gpu} was granted, though it has left`);
+  }
+
+  refused(): void {}
+
+  expired(_now: number, model: number, slot: number): void {
+    assert.equal(this.#polling, this.known.get(model)?.shard, `shard ${this.#polling} has given up a request of model ${model}`);
+    assert.equal(this.open.get(slot)?.isPlanned, false);
+  }
+
+  published(): void {}
+
+  checkBalance(): void {
+    for (const stats of this.host.stats.totals().map((_, number) => ({ number, ...this.host.stats.raw(number) }))) {
+      const { number, accepted, refused, completed, late, expired, queueFull, infeasible, cancelled, failed, closed, inFlight } = stats;
+      assert.equal(accepted, this.#accepted[number], `accepted of ${number}`);
+      assert.equal(refused, this.#refused[number], `refused of ${number}`);
+      assert.ok(inFlight >= 0, `${inFlight} requests of model ${number} are in flight`);
+      const ended = this.#ended[number]!;
+      for (const [name, count] of Object.entries({ completed, late, expired, queueFull, infeasible, cancelled, failed, closed })) {
+        assert.equal(count, ended[OUTCOME[name as keyof typeof OUTCOME]], `${name} of model ${number}`);
+      }
+    }
+  }
+
+  /** Lets everything end and checks that it has, once. */
+  finish(): void {
+    this.host.client.commit();
+    this.host.settle();
+    this.host.runOut(this.host.nowNs + LONGEST_NS);
+    this.host.settle();
+    assert.equal(this.open.size, 0, `${this.open.size} requests never ended`);
+    assert.equal(this.host.client.inFlight, 0);
+    assert.equal(this.endings.length, this.#submitted);
+    let written = 0;
+    for (const lane of this.host.memory.clients[0]!.completions) written += this.i32[lane.byteOffset >> 2]!;
+    assert.equal(written, this.#submitted, 'the lanes hold one completion per request');
+    for (let number = 0; number < MODELS; number++) assert.equal(this.host.stats.raw(number).inFlight, 0);
+    const slots = 2 ** this.host.memory.config.slotShift;
+    for (let slot = 0; slot < slots; slot++) {
+      const at = (this.host.memory.slots >> 2) + slot * SLOT.words;
+      assert.equal(this.i32[at + SLOT.at.outcomeGeneration], this.i32[at + SLOT.at.generation], `slot ${slot} is open`);
+    }
+  }
+
+  // ---------------------------------------------------------------- changes, as LiveChanges makes them
+
+  *#publish(): Step {
+    const version = this.specs.publish();
+    yield () => this.specs.acknowledged(version);
+  }
+
+  isQuiet(number: number): boolean {
+    const shardRow = (this.host.memory.shardModels >> 2) + number * SHARD_MODEL.words;
+    const dispatchRow = (this.host.memory.dispatchModels >> 2) + number * DISPATCH_MODEL.words;
+    return this.f64[(shardRow >> 1) + SHARD_MODEL.at.running] === 0 && this.i32[shardRow + SHARD_MODEL.at.answered] === this.i32[dispatchRow + DISPATCH_MODEL.at.issued];
+  }
+
+  *add(number: number): Step {
+    const spec = randomSpec(this.random);
+    const shard = Math.floor(this.random.uniform() * this.host.shards.length);
+    this.specs.writeModel(number, spec.config, spec.profile, shard);
+    yield* this.#publish();
+    this.known.set(number, { spec, tag: this.specs.tag(number) & TAG_MASK, shard, isFrozen: false });
+    this.specs.open(number);
+  }
+
+  *remove(number: number, drain: boolean): Step {
+    this.specs.close(number);
+    if (!drain) {
+      this.specs.setState(number, MODEL_ENDING);
+      yield* this.#publish();
+    }
+    yield () => this.host.stats.raw(number).inFlight === 0;
+    this.specs.setState(number, MODEL_NONE);
+    yield* this.#publish();
+    yield* this.#publish();
+    yield () => this.isQuiet(number);
+    this.known.delete(number);
+  }
+
+  *update(number: number): Step {
+    const spec = randomSpec(this.random);
+    const known = this.known.get(number)!;
+    const maxBatch = Math.max(spec.config.maxBatch, known.spec.config.maxBatch);
+    this.specs.writeModel(number, spec.config, spec.profile, this.specs.shardOf(number));
+    known.spec = { ...spec, config: { ...spec.config, maxBatch } }; // either, until all know
+    yield* this.#publish();
+    known.spec = spec;
+  }
+
+  *move(number: number, shard: number): Step {
+    const known = this.known.get(number)!;
+    this.specs.setState(number, MODEL_FROZEN);
+    yield* this.#publish();
+    known.isFrozen = true;
+    yield* this.#publish();
+    yield () => this.isQuiet(number);
+    this.specs.moveTo(number, shard);
+    known.shard = shard;
+    known.isFrozen = false;
+    yield* this.#publish();
+    this.specs.route(number);
+  }
+
+  *addGpu(gpu: number): Step {
+    this.closedGpus.delete(gpu);
+    this.specs.writeGpu(gpu, GPU_SPEC);
+    yield* this.#publish();
+  }
+
+  *removeGpu(gpu: number): Step {
+    this.specs.setGpuState(gpu, GPU_LEAVING);
+    yield* this.#publish();
+    const at = (this.host.memory.gpus >> 2) + gpu * GPU.words;
+    yield () => [GPU.at.grantModel, GPU.at.nextRow, GPU.at.runRow].every((field) => this.i32[at + field] === -1);
+    this.closedGpus.add(gpu);
+    this.specs.setGpuState(gpu, GPU_NONE);
+    yield* this.#publish();
+  }
+
+  /** A change that is possible now. */
+  anyChange(): Step {
+    const numbers = [...this.known.keys()];
+    const pick = <T>(list: readonly T[]): T => list[Math.floor(this.random.uniform() * list.length)]!;
+    const unused = Array.from({ length: MODELS }, (_, number) => number).filter((number) => !this.known.has(number));
+    const gpus = Array.from({ length: GPUS }, (_, gpu) => gpu);
+    const active = gpus.filter((gpu) => this.specs.gpuState(gpu) === GPU_ACTIVE);
+    const absent = gpus.filter((gpu) => this.specs.gpuState(gpu) === GPU_NONE);
+    const kind = this.random.uniform();
+    if (kind < 0.15 && absent.length > 0) return this.addGpu(pick(absent));
+    if (kind < 0.3 && active.length > 0) return this.removeGpu(pick(active));
+    if (unused.length > 0 && (kind < 0.5 || numbers.length < 2)) return this.add(pick(unused));
+    if (kind < 0.65) return this.remove(pick(numbers), this.random.uniform() < 0.5);
+    if (kind < 0.8) return this.update(pick(numbers));
+    return this.move(pick(numbers), Math.floor(this.random.uniform() * this.host.shards.length));
+  }
+}
+
+/** Plays `steps` random actions; `changes`: with a change always under way. */
+function play(seed: number, shards: number, steps: number, changes: boolean): World {
+  const world = new World(seed, shards);
+  const { random, host } = world;
+  let change: Step | null = null;
+  let ready: (() => boolean) | null = null;
+  const goOn = (): void => {
+    if (ready !== null && !ready()) return;
+    change ??= world.anyChange();
+    const { done, value } = change.next();
+    ready = done === true ? null : value;
+    if (done === true) change = null;
+  };
+  for (let step = 0; step < steps; step++) {
+    const kind = random.uniform();
+    if (kind < 0.35) world.submit(Math.floor(random.uniform() * (changes ? MODELS : 4)), 1 + Math.floor(random.uniform() * 6), random.uniform() < 0.1 ? 40e6 * random.uniform() : 0);
+    else if (kind < 0.45) host.client.commit();
+    else if (kind < 0.5 && world.open.size > 0) {
+      host.client.commit();
+      host.client.cancel([...world.open.keys()][Math.floor(random.uniform() * world.open.size)]!);
+    } else if (kind < 0.85) {
+      if (changes) world.pollAny();
+    } else if (kind < 0.9) host.settle();
+    else host.advanceTo(host.nowNs + Math.round(1.5e6 * random.uniform()));
+    if (changes && random.uniform() < 0.5) goOn();
+    if (!changes) host.settle();
+  }
+  for (let turn = 0; change !== null; turn++) {
+    assert.ok(turn < 10_000, 'a change has not come to its end');
+    host.client.commit();
+    host.advanceTo(host.nowNs + 1e6);
+    if (ready !== null && !ready()) continue;
+    const { done, value } = (change as Step).next();
+    ready = done === true ? null : value;
+    if (done === true) change = null;
+  }
+  world.finish();
+  return world;
+}
+
+describe('while models and GPUs come, change, move and go', () => {
+  for (const shards of [1, 2, 4]) {
+    test(`every request ends once, where it belongs, in ${shards} shard${shards === 1 ? '' : 's'}`, () => {
+      const outcomes = new Float64Array(16);
+      for (let seed = 1; seed <= 30; seed++) {
+        try {
+          for (const [, outcome] of play(seed, shards, 1200, true).endings) outcomes[outcome]!++;
+        } catch (error) {
+          throw new Error(`seed ${seed}: ${(error as Error).message}`, { cause: error });
+        }
+      }
+      // The seeds reach what they are for.
+      for (const name of ['completed', 'expired', 'cancelled', 'closed', 'queueFull'] as const) assert.ok(outcomes[OUTCOME[name]]! > 20, `${name}: ${outcomes[OUTCOME[name]]}`);
+    });
+  }
+
+  test('the same seed gives the same run', () => {
+    assert.deepEqual(play(7, 4, 1500, true).endings, play(7, 4, 1500, true).endings);
+  });
+});
+
+test('without changes the number of shards changes nothing', () => {
+  const inOrder = (world: World): [number, number, number][] => world.endings.sort((a, b) => a[0] - b[0]);
+  for (let seed = 100; seed < 115; seed++) {
+    const one = inOrder(play(seed, 1, 800, false));
+    assert.ok(one.length > 100);
+    for (const shards of [2, 4]) assert.deepEqual(inOrder(play(seed, shards, 800, false)), one, `seed ${seed}, ${shards} shards`);
+  }
+});
+
+describe('between the steps of a thread', () => {
+  test('a queue that is handed over to a shard which has not seen the change yet is not lost', () => {
+    const world = new World(2, 2);
+    const { host, specs } = world;
+    const model = [...world.known.keys()].find((number) => specs.shardOf(number) === 0)!;
+    const profile = LatencyProfile.linear({ alphaNs: 1e6, betaNs: 1e6, maxBatch: 8 }, 'profile').ns;
+    const spec: Spec = { config: { name: 'm', sloNs: 100e6, profile: 0, maxBatch: 8, dropPolicy: 0, condition: 0, maxQueue: 100 }, profile };
+    specs.writeModel(model, spec.config, profile, 0);
+    world.known.get(model)!.spec = spec;
+    specs.publish();
+    host.settle();
+    world.submit(model, 3);
+    host.client.commit();
+    host.settle();
+    specs.setState(model, MODEL_FROZEN);
+    specs.publish();
+    host.settle();
+    assert.ok(world.isQuiet(model) && host.shards[0]!.queued(model) === 3);
+    interrupt(() => {
+      specs.moveTo(model, 1);
+      world.known.get(model)!.shard = 1;
+      specs.publish();
+      world.pollOne(1);
+    });
+    world.pollOne(2);
+    host.settle();
+    specs.route(model);
+    assert.equal(host.shards[1]!.queued(model), 3);
+    world.finish();
+    assert.deepEqual(world.endings.map(([, outcome]) => outcome), Array(3).fill(OUTCOME.completed));
+  });
+});
+
+/** Lets something happen once, when a role looks into a lane next: in the middle of its poll, as if it ran on another thread. */
+function interrupt(meanwhile: () => void): void {
+  const available = Reflect.get(RingReader.prototype, 'available') as (this: RingReader, limit: number) => number;
+  RingReader.prototype.available = function (limit) {
+    RingReader.prototype.available = available;
+    meanwhile();
+    return available.call(this, limit);
+  };
+}
