@@ -63,12 +63,19 @@ export class GpuPool {
     this.freeAt = new TimeTree(memory.limits.gpus);
     this.#active = new Uint8Array(memory.limits.gpus);
     for (let gpu = 0; gpu < memory.limits.gpus; gpu++) {
-      this.setActive(gpu, this.i32[(memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.state] === GPU_ACTIVE);
+      this.#active[gpu] = this.i32[(memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.state] === GPU_ACTIVE ? 1 : 0;
+      this.#reposition(gpu);
     }
   }
 
   /** A GPU that is not active keeps what it has and gets nothing more. */
   setActive(gpu: number, active: boolean): void {
+    if (active && this.#active[gpu] === 0) {
+      // The number may have been another GPU's.
+      const double = this.row(gpu) >> 1;
+      this.f64[double + GPU_BUSY_NS] = 0;
+      this.f64[double + GPU_BATCHES] = 0;
+    }
     this.#active[gpu] = active ? 1 : 0;
     this.#reposition(gpu);
   }

@@ -435,7 +435,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
         pending.reject(output instanceof DeviceError ? output : new DeviceError(name, completion.gpu, `the device failed a batch of ${completion.batchSize}`));
         return;
       case OUTCOME.closed:
-        pending.reject(this.closedBeforeItRan(name));
+        pending.reject(this.closedBeforeItRan(pending.model));
         return;
       case OUTCOME.cancelled:
         pending.reject(new DOMException('The request was cancelled', 'AbortError'));
@@ -443,8 +443,9 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
   }
 
   /** @internal */
-  protected closedBeforeItRan(model: string): RubatoError {
-    return this.directory.has(model) ? new ClosedError('the scheduler was closed before the request ran') : new ClosedError(`model '${model}' was removed before the request ran`);
+  protected closedBeforeItRan({ name, tag }: ModelEntry): RubatoError {
+    const isThere = this.directory.has(name) && this.directory.find(name).tag === tag;
+    return new ClosedError(isThere ? 'the scheduler was closed before the request ran' : `model '${name}' was removed before the request ran`);
   }
 
   #becameIdle(): void {

@@ -169,6 +169,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
     const entry = this.directory.find(model);
     this.forget(entry);
     this.#tell({ remove: entry });
+    for (const port of this.#rawPorts) port.commit(); // what nobody committed could not end
     const removed = this.#changes.removeModel(entry, drain).then(() => this.#counted.delete(entry.number));
     await abortable(removed, signal);
   }
