@@ -67,7 +67,7 @@ export async function goodputReport(flags: GoodputFlags): Promise<GoodputReport>
 }
 
 export function printGoodput(report: GoodputReport, page: Page): void {
-  const title = `${report.title}; mean of ${report.seeds.length} × ${short(report.seconds)} simulated seconds`;
+  const title = `${report.title}; mean of ${report.seeds.length} × ${short(report.seconds)} s simulated`;
   const notes = `Everything below the rate is measured at that rate, which is found in steps of ${percent(report.resolution, 1)} of the staggered optimum. Of optimum, of bound: ${boundsText(report)}.`;
   const spread = ({ seeds }: GoodputPolicy): string => si((Math.max(...seeds.map(({ rate }) => rate)) - Math.min(...seeds.map(({ rate }) => rate))) / 2);
   printPolicies(page, title, report.policies, [
@@ -88,7 +88,7 @@ export function plotGoodput(report: GoodputReport): string {
   ];
   return plotPage({
     title: `rubato goodput ${report.workload}`,
-    subtitle: `${report.title}; ${report.seeds.length} × ${short(report.seconds)} simulated seconds.`,
+    subtitle: `${report.title}; ${report.seeds.length} × ${short(report.seconds)} s simulated.`,
     charts: [{
       kind: 'bars',
       title: 'Highest sustained rate',

@@ -58,7 +58,7 @@ export async function planReport(flags: PlanFlags): Promise<PlanReport> {
 }
 
 export function printPlan(report: PlanReport, page: Page): void {
-  const title = `${report.title}; ${report.seeds.length} × ${short(report.seconds)} simulated seconds`;
+  const title = `${report.title}; ${report.seeds.length} × ${short(report.seconds)} s simulated`;
   const notes = `The fluid bound asks for ${report.gpusByFluidBound}. Everything below the number of GPUs is measured with that many; with one fewer: how much would be bad.`;
   printPolicies(page, title, report.policies, [
     ['GPUs', ({ gpus }) => (gpus === null ? 'none do' : String(gpus))],
@@ -72,7 +72,7 @@ export function printPlan(report: PlanReport, page: Page): void {
 export function plotPlan(report: PlanReport): string {
   return plotPage({
     title: `rubato plan ${report.workload}`,
-    subtitle: `${report.title}; ${report.seeds.length} × ${short(report.seconds)} simulated seconds.`,
+    subtitle: `${report.title}; ${report.seeds.length} × ${short(report.seconds)} s simulated.`,
     charts: [{
       kind: 'bars',
       title: 'GPUs needed',

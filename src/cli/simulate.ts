@@ -85,7 +85,7 @@ function traceLoad(flags: SimulateFlags, path: string): Load {
 
 export function printSimulate(report: SimulateReport, page: Page): void {
   const models = report.policies[0]!.models.length;
-  const title = `${report.title}; ${short(report.seconds)} simulated seconds${report.warmupSeconds > 0 ? ` after ${short(report.warmupSeconds)} of warm-up` : ''}, seed ${report.seed}`;
+  const title = `${report.title}; ${short(report.seconds)} s simulated${report.warmupSeconds > 0 ? ` after ${short(report.warmupSeconds)} s of warm-up` : ''}, seed ${report.seed}`;
   const notes = `Bad: dropped or late, of all offered. Speed: simulated seconds per second, one thread. For comparison: ${boundsText(report)}.`;
   printPolicies(page, title, report.policies, [
     ['offered /s', ({ rate }) => si(rate)],
@@ -113,7 +113,7 @@ export function plotSimulate(report: SimulateReport): string {
     shares: policy.busyShare,
     what: 'GPU',
   }));
-  const subtitle = `${report.title}; ${short(report.seconds)} simulated seconds, seed ${report.seed}; ${boundsText(report)}.`;
+  const subtitle = `${report.title}; ${short(report.seconds)} s simulated, seed ${report.seed}; ${boundsText(report)}.`;
   return plotPage({ title: `rubato simulate ${report.workload}`, subtitle, charts: [bars, ...busy] });
 }
 

@@ -21,6 +21,7 @@ import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protoco
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
 import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_SPEC } from '../protocol/specs.js';
 import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
+import { Cluster } from './cluster.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
@@ -80,6 +81,7 @@ const LEAST_MARGIN_NS = 5e3;
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
   readonly pool: GpuPool;
+  readonly #cluster: Cluster;
   readonly #observer: Observer | null;
   readonly #memory: SharedMemory;
   /** Of the specs that were taken in last, and of each GPU's. */
@@ -131,6 +133,7 @@ export class DispatcherRole implements Role {
     const models = memory.limits.models;
     this.#memory = memory;
     this.pool = new GpuPool(memory);
+    this.#cluster = new Cluster(memory);
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#models = models;
@@ -172,6 +175,8 @@ export class DispatcherRole implements Role {
     this.pool.cells[POOL_NOW] = now;
     const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version;
     if (changed) this.#takeChanges();
+    // Nobody waits for the tick: it comes with the first poll after its time.
+    if (now >= this.#cluster.nextTickNs) this.#cluster.tick(now, this.pool.activeCount);
     let work = this.#takeCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
     if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside(now);
@@ -183,7 +188,7 @@ export class DispatcherRole implements Role {
     this.cells[CELL_NEXT] = this.#nextEventNs(now);
   }
 
-  /** GPUs that have come or are to leave (specs.ts). */
+  /** GPUs that have come or are to leave, and models (specs.ts). */
   #takeChanges(): void {
     const i32 = this.#i32;
     this.#version = Atomics.load(i32, this.#memory.version >> 2);
@@ -195,6 +200,7 @@ export class DispatcherRole implements Role {
       this.#hostOfGpu[gpu] = i32[row + GPU_SPEC.at.host]!;
       this.pool.setActive(gpu, i32[row + GPU_SPEC.at.state] === GPU_ACTIVE);
     }
+    this.#cluster.takeChanges();
   }
 
   // ---------------------------------------------------------------- what the shards say

@@ -53,8 +53,9 @@ export class GpuPool {
   readonly i32: Int32Array;
   readonly f64: Float64Array;
   readonly #base: number;
-  /** Whether a GPU takes new batches. */
+  /** Whether a GPU takes new batches, and how many do. */
   readonly #active: Uint8Array;
+  activeCount = 0;
 
   constructor(memory: SharedMemory) {
     this.i32 = new Int32Array(memory.buffer);
@@ -63,7 +64,9 @@ export class GpuPool {
     this.freeAt = new TimeTree(memory.limits.gpus);
     this.#active = new Uint8Array(memory.limits.gpus);
     for (let gpu = 0; gpu < memory.limits.gpus; gpu++) {
-      this.#active[gpu] = this.i32[(memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.state] === GPU_ACTIVE ? 1 : 0;
+      const active = this.i32[(memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.state] === GPU_ACTIVE;
+      this.#active[gpu] = active ? 1 : 0;
+      if (active) this.activeCount++;
       this.#reposition(gpu);
     }
   }
@@ -76,6 +79,7 @@ export class GpuPool {
       this.f64[double + GPU_BUSY_NS] = 0;
       this.f64[double + GPU_BATCHES] = 0;
     }
+    this.activeCount += (active ? 1 : 0) - this.#active[gpu]!;
     this.#active[gpu] = active ? 1 : 0;
     this.#reposition(gpu);
   }

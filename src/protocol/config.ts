@@ -2,11 +2,13 @@
 import type { ClockOrigin } from '../clock/clock.js';
 
 /** Index = the number in `ModelConfig.dropPolicy` (ALGORITHM.md 1.2). */
-export const DROP_POLICIES = ['window', 'timeout', 'never'] as const;
+export const DROP_POLICIES = ['window', 'timeout', 'never', 'adaptive'] as const;
 export type DropPolicy = (typeof DROP_POLICIES)[number];
 export const DROP_WINDOW = 0;
 export const DROP_TIMEOUT = 1;
 export const DROP_NEVER = 2;
+/** As `window`, for a share of the target size that follows the load (ALGORITHM.md 1.7, part 1). */
+export const DROP_ADAPTIVE = 3;
 
 /** Index = the number in `ModelConfig.condition`: when a batch that could run is worth starting (ALGORITHM.md 1.4). */
 export const CONDITIONS = ['frontrun', 'latest', 'immediate', 'target-size', 'target-delay'] as const;

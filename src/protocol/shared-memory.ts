@@ -54,15 +54,17 @@ export const STATE_CLOSING = 1;
 export const STATE_STOPPED = 2;
 
 /**
- * Doubles of the margins piece, one line each: c and j are written by the dispatcher, r by client 0, δ is fixed; the last is
- * the most that a measured one may be, written by the thread that made the scheduler.
+ * Doubles of the margins piece, one line each: c and j are written by the dispatcher, r by client 0, δ is fixed; then the
+ * most that a measured one may be, written by the thread that made the scheduler; then θ, the share of its target size for
+ * which a model under the drop policy `adaptive` gives requests up, written by the dispatcher.
  */
 export const MARGIN_CONTROL = 0;
 export const MARGIN_TRANSFER = LINE_BYTES / 8;
 export const MARGIN_RESPONSE = (2 * LINE_BYTES) / 8;
 export const MARGIN_JITTER = (3 * LINE_BYTES) / 8;
 export const MARGIN_MOST = (4 * LINE_BYTES) / 8;
-export const MARGIN_BYTES = 5 * LINE_BYTES;
+export const MARGIN_DROP_SHARE = (5 * LINE_BYTES) / 8;
+export const MARGIN_BYTES = 6 * LINE_BYTES;
 
 export interface ShardPlace {
   readonly bell: number;

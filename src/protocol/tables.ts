@@ -65,6 +65,8 @@ export const SHARD_MODEL = defineRecord(
     queued: 'f64',
     /** Requests of batches that are closed and have not ended. */
     running: 'f64',
+    /** Until when `ratePerSecond` was measured. It stays what it was while nobody looks at the model. */
+    ratedUntilNs: 'f64',
   },
   LINE_BYTES,
 );

@@ -115,10 +115,10 @@ function barChart({ title, note, bars, marks, legend }: BarChart): string {
   const top = marks.length * MARK_ROW;
   const bottom = top + bars.length * ROW_HEIGHT;
   const rows = bars.map((bar, row) => barRow(bar, top + row * ROW_HEIGHT, x));
-  const lines = marks.map(({ value, label }, row) => {
+  // Each label stands left of its line, and the highest value on top: so no line crosses a label.
+  const lines = [...marks].sort((a, b) => b.value - a.value).map(({ value, label }, row) => {
     const at = x(value);
-    // The label stands left of its line where there is no room to the right.
-    const anchor = at + label.length * LETTER_WIDTH > WIDTH ? 'end' : 'start';
+    const anchor = at - label.length * LETTER_WIDTH > 0 ? 'end' : 'start';
     return `<line class="mark" x1="${px(at)}" y1="${row * MARK_ROW + 4}" x2="${px(at)}" y2="${bottom}"/>`
       + `<text class="mark" x="${px(at + (anchor === 'end' ? -5 : 5))}" y="${row * MARK_ROW + 13}" text-anchor="${anchor}">${escaped(label)}</text>`;
   });

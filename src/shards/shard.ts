@@ -11,6 +11,7 @@ import { Doorbell } from '../ringbuf/doorbell.js';
 import { Mailboxes } from '../ringbuf/mailbox.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
 import {
+  DROP_ADAPTIVE,
   DROP_NEVER,
   type SchedulerConfig,
   WANT_FRONTRUN,
@@ -28,6 +29,7 @@ import {
   CLIENT_STATE_MASK,
   CONTROL_STATE,
   MARGIN_CONTROL,
+  MARGIN_DROP_SHARE,
   MARGIN_JITTER,
   MARGIN_RESPONSE,
   MARGIN_TRANSFER,
@@ -40,7 +42,7 @@ import { BATCH, BATCH_FREE, BATCH_OPEN, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WO
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
 import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
 import { Ledger, LEDGER_END, LEDGER_NOW, LEDGER_START } from './ledger.js';
-import { firstTargetBatch, RateMeter, targetBatch } from './rate-meter.js';
+import { firstTargetBatch, RateMeter, SAMPLE_NS, targetBatch } from './rate-meter.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
@@ -68,6 +70,7 @@ const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
 const {
   answered: SHARD_MODEL_ANSWERED,
   queued: SHARD_MODEL_QUEUED,
+  ratedUntilNs: SHARD_MODEL_RATED_UNTIL_NS,
   ratePerSecond: SHARD_MODEL_RATE_PER_SECOND,
   running: SHARD_MODEL_RUNNING,
   target: SHARD_MODEL_TARGET,
@@ -104,6 +107,7 @@ const MODEL_WORDS = SHARD_MODEL.words;
 const CONTROL_AT = MARGIN_CONTROL;
 const TRANSFER_AT = MARGIN_TRANSFER;
 const JITTER_AT = MARGIN_JITTER;
+const DROP_SHARE_AT = MARGIN_DROP_SHARE;
 
 export class ShardRole implements Role {
   readonly cells = roleCells();
@@ -328,6 +332,7 @@ export class ShardRole implements Role {
     this.#hint[model] = 0;
     if (isNew) {
       this.#meter.reset(model);
+      this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RATE_PER_SECOND] = 0; // that of the number's last model
       this.#lastExecNs[model] = 0;
     }
     this.#retarget(model);
@@ -641,6 +646,7 @@ export class ShardRole implements Role {
 
   /** `now` is when the grant was made. */
   #answer(now: number, model: number, number: number, gpu: number, early: boolean, gpuFreeNs: number): void {
+    if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
     this.#decide(now, model, gpuFreeNs);
     const window = this.#window;
     const policy = this.#policy;
@@ -702,6 +708,7 @@ export class ShardRole implements Role {
     for (let k = 0; k < count; k++) {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
+      if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
       if (this.#canWait(now, model)) continue;
       this.#decide(now, model, -Infinity);
       published += this.#publish(model);
@@ -741,7 +748,6 @@ export class ShardRole implements Role {
 
   /** Runs the batch policy for a model and computes the window of the batch it chose. Ends what has expired. */
   #decide(now: number, model: number, gpuFreeNs: number): void {
-    if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
     const f64 = this.#f64;
     const control = f64[this.#marginsAt + CONTROL_AT]!;
     const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
@@ -756,7 +762,10 @@ export class ShardRole implements Role {
     const queue = this.#queues[model]!;
     const latencies = this.#latencies[model]!;
     const maxBatch = this.#maxBatch[model]!;
-    policy.choose(queue, latencies, maxBatch, this.#target[model]!, this.#dropPolicy[model]!, this.#hint[model]!);
+    const dropPolicy = this.#dropPolicy[model]!;
+    let target = this.#target[model]!;
+    if (dropPolicy === DROP_ADAPTIVE) target = Math.max(1, Math.floor(f64[this.#marginsAt + DROP_SHARE_AT]! * target));
+    policy.choose(queue, latencies, maxBatch, target, dropPolicy, this.#hint[model]!);
     const size = policy.size;
     if (policy.expiredCount > 0) this.#endExpired(now, model, gpuFreeNs);
     this.#hint[model] = size;
@@ -883,6 +892,7 @@ export class ShardRole implements Role {
     const row = this.#rowsAt + model * MODEL_WORDS;
     this.#i32[row + SHARD_MODEL_TARGET] = target;
     f64[(row >> 1) + SHARD_MODEL_RATE_PER_SECOND] = rate;
+    f64[(row >> 1) + SHARD_MODEL_RATED_UNTIL_NS] = meter.nextTickNs[model]! - SAMPLE_NS;
   }
 }
 

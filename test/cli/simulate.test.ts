@@ -139,10 +139,10 @@ describe('a run in virtual time', { concurrency: 2 }, () => {
     checkPage('plan.html', 'fluid bound', 'GPUs needed');
   });
 
-  test('a name from a file cannot break out of the page', async () => {
-    const file = write('named.json', { name: '<b>"&', gpus: 1, models: [{ name: '</svg>', alphaUs: 100, betaUs: 900, sloMs: 20 }] });
+  test('a name from a file cannot break out of the page, and more GPUs than columns are drawn together', async () => {
+    const file = write('named.json', { name: '<b>"&', gpus: 600, models: [{ name: '</svg>', alphaUs: 100, betaUs: 900, sloMs: 20 }] });
     await ran(['simulate', '--workload', file, '--seconds', '0.2', '--plot', 'named.html']);
-    checkPage('named.html', '&lt;b&gt;&quot;&amp;');
+    checkPage('named.html', '&lt;b&gt;&quot;&amp;', 'GPUs 0 to 2: ', 'GPUs 597 to 599: ');
   });
 
   test('Ctrl-C ends it with 130, though the simulation never looks up', async () => {

@@ -53,7 +53,7 @@ const MODELS: Case[] = [
   ['a largest batch of 0', model({ maxBatch: 0 }), 'models[0].maxBatch', /^got 0, must be at least 1$/],
   ['half a request', model({ maxBatch: 1.5 }), 'models[0].maxBatch', /^got 1\.5, must be an integer$/],
   ['a largest batch beyond the profile', model({ maxBatch: 9 }), 'models[0].maxBatch', /^got 9, the profile ends at 8$/],
-  ['an unknown drop policy', model({ dropPolicy: 'all' }), 'models[0].dropPolicy', /^got "all", must be one of 'window', 'timeout', 'never'$/],
+  ['an unknown drop policy', model({ dropPolicy: 'all' }), 'models[0].dropPolicy', /^got "all", must be one of 'window', 'timeout', 'never', 'adaptive'$/],
   ['an unknown condition', model({ condition: 'soon' }), 'models[0].condition', /^got "soon", must be one of 'frontrun', /],
   ['an unknown onLate', model({ onLate: 'drop' }), 'models[0].onLate', /^got "drop", must be one of 'deliver', 'reject'$/],
   ['a queue for nobody', model({ maxQueue: 0 }), 'models[0].maxQueue', /^got 0, must be at least 1$/],

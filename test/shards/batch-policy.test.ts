@@ -66,7 +66,7 @@ describe('BatchPolicy agrees with the rules as written', () => {
             slot++;
           }
           const size = Math.min(target, maxBatch);
-          const expected = decide(reference, rules, margins, now, now + gpuFree, size);
+          const expected = decide(reference, rules, margins, now, now + gpuFree, size, 1);
           const choice = model.choose(now, size, drop, now + gpuFree, hint, margins);
           assert.deepEqual(choice, { size: expected.size, overdue: expected.overdue, deadline: expected.deadline, expired: expected.expired.map((entry) => entry.slot) });
           assert.deepEqual([model.queue.prefixCount, model.queue.suffixCount], [reference.prefix.length, reference.suffix.length]);

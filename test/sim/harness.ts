@@ -15,11 +15,12 @@ import { REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '#rubato/protocol/client-por
 import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, firstShardOf, type SchedulerConfig } from '#rubato/protocol/config.js';
 import { CELL_NOW } from '#rubato/protocol/role.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
+import { MARGIN_DROP_SHARE } from '#rubato/protocol/shared-memory.js';
 import { SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import {
-  decide, type Decision, type Entry, finishNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, targetSize, type Window, windowOf,
+  decide, type Decision, dropShare, type Entry, finishNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, type SeenModel, targetSize, type Window, windowOf,
 } from './reference-policy.js';
 
 export interface ModelSpec {
@@ -89,6 +90,8 @@ export type Property =
   | 'oldest first'
   /** Size, drops, window and start are those of the reference policy. */
   | 'policy'
+  /** θ is that of the reference, at each tick and unchanged between ticks. */
+  | 'drop share'
   /** The scheduler came to rest and threw nothing. */
   | 'sound';
 
@@ -135,6 +138,7 @@ interface Batch {
 class Enough extends Error {}
 
 const REQUESTS_PER_POLL = 2048;
+const TICK_NS = 50e6;
 /** One poll of a shard collects at least this many cancels; more at one instant are spread over several settlements. */
 const CANCELS_PER_SETTLE = 200;
 /** A run ends with so many violations: a broken scheduler may never come to rest. */
@@ -187,6 +191,11 @@ export class Run implements Observer {
   readonly #queues: ReferenceQueue[];
   readonly #meters: ReferenceMeter[];
   readonly #lastExecNs: Float64Array;
+  /** By model: what its shard has seen when it looked last. */
+  readonly #seen: (SeenModel | null)[];
+  #nextTickNs = -Infinity;
+  /** θ: as it must be, to the last digits, and as it is. */
+  #dropShare = 0;
   /** By model: the timer published last, and whether a candidate stands that needs none. */
   readonly #timerNs: Float64Array;
   readonly #overdue: Uint8Array;
@@ -213,6 +222,7 @@ export class Run implements Observer {
     this.#models = this.#config.models.map((model) => ({ ...model, latencyNs: this.#config.profiles[model.profile]! }));
     this.#queues = scenario.models.map(() => new ReferenceQueue());
     this.#meters = scenario.models.map(() => new ReferenceMeter());
+    this.#seen = new Array<null>(models).fill(null);
     this.#lastExecNs = new Float64Array(models);
     this.#timerNs = new Float64Array(models).fill(Infinity);
     this.#overdue = new Uint8Array(models);
@@ -236,6 +246,12 @@ export class Run implements Observer {
         poll();
       };
     });
+    const { dispatcher } = this.host;
+    const poll = dispatcher.poll.bind(dispatcher);
+    dispatcher.poll = () => {
+      poll();
+      this.#checkTick();
+    };
   }
 
   /** Plays the scenario and lets it run out. */
@@ -362,6 +378,7 @@ export class Run implements Observer {
     const { model } = request;
     const queue = this.#queues[model]!;
     const aloneNs = this.#margins.controlNs + this.#margins.transferNs + this.#models[model]!.latencyNs[1]!;
+    this.#look(model, now);
     this.#meters[model]!.arrive(now);
     request.state = 'queued';
     if (request.cancelled) request.expected = OUTCOME.cancelled;
@@ -372,6 +389,29 @@ export class Run implements Observer {
     }
     else if (queue.count >= this.#config.models[model]!.maxQueue) request.expected = OUTCOME.queueFull;
     else queue.push({ deadline: request.deadlineNs, order: request.order, slot: request.slot });
+  }
+
+  /** A shard brings the rate of a model up to date whenever it takes a request in or decides. */
+  #look(model: number, now: number): void {
+    const ratePerSecond = this.#meters[model]!.ratePerSecond(now);
+    if (ratePerSecond === null) return;
+    const policyModel = this.#models[model]!;
+    const target = targetSize(policyModel, this.#margins, ratePerSecond);
+    this.#seen[model] = { model: policyModel, ratePerSecond, target, ratedUntilNs: this.#meters[model]!.wholeUntilNs(now) };
+  }
+
+  /** The dispatcher computes θ when it is polled and 50 ms have passed since it has done so. */
+  #checkTick(): void {
+    const now = this.host.nowNs;
+    if (now >= this.#nextTickNs) {
+      this.#nextTickNs = now + TICK_NS;
+      this.#dropShare = dropShare(this.#seen.filter((seen) => seen !== null), this.#scenario.gpus, now);
+    }
+    const { memory } = this.host;
+    const actual = new Float64Array(memory.buffer, memory.margins)[MARGIN_DROP_SHARE]!;
+    const same = Math.abs(actual - this.#dropShare) <= 1e-9 * this.#dropShare;
+    this.#check(same, 'drop share', () => `the drop share is ${actual}, expected ${this.#dropShare}`);
+    this.#dropShare = actual; // the same; which of two sizes it means at a whole number is a matter of the last digit
   }
 
   // ---------------------------------------------------------------- what the roles say
@@ -497,11 +537,13 @@ export class Run implements Observer {
 
   published(nowNs: number, model: number, size: number, execNs: number, timerNs: number): void {
     const interleave = this.#scenario.interleave ?? 0;
+    const share = this.#dropShare;
+    this.#look(model, nowNs);
     if (interleave > 0 && ++this.#publications % interleave === 0) {
       this.host.dispatcher.cells[CELL_NOW] = nowNs;
       this.host.dispatcher.poll();
     }
-    const { decision, window } = this.#compare(nowNs, model, -Infinity, size);
+    const { decision, window } = this.#compare(nowNs, model, -Infinity, size, share);
     this.#timerNs[model] = timerNs;
     this.#overdue[model] = decision.overdue && size > 0 && execNs < Infinity ? 1 : 0;
     this.#candidates[model] = null;
@@ -526,12 +568,13 @@ export class Run implements Observer {
   }
 
   /** Decides by the reference, in the mirror, and holds the scheduler's drops and size against it. */
-  #compare(nowNs: number, model: number, gpuFreeNs: number, size: number | null): { decision: Decision; window: Window } {
+  #compare(nowNs: number, model: number, gpuFreeNs: number, size: number | null, share = this.#dropShare): { decision: Decision; window: Window } {
     const policyModel = this.#models[model]!;
     const queue = this.#queues[model]!;
+    this.#look(model, nowNs);
     const rate = this.#meters[model]!.ratePerSecond(nowNs);
     const target = targetSize(policyModel, this.#margins, rate);
-    const decision = decide(queue, policyModel, this.#margins, nowNs, gpuFreeNs, target);
+    const decision = decide(queue, policyModel, this.#margins, nowNs, gpuFreeNs, target, share);
     const actual = this.#expiredNow[model]!.splice(0);
     const same = actual.length === decision.expired.length && actual.every((request, i) => request.slot === decision.expired[i]!.slot);
     this.#check(same, 'policy', () => `model ${model} gave up slots [${slotsOf(actual)}], expected [${slotsOf(decision.expired)}]`);

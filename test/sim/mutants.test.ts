@@ -205,6 +205,56 @@ const MUTANTS: readonly Mutant[] = [
     file: 'shards/rate-meter', find: 'this.#push(model, this.arrivals[model]);', replace: 'this.#push(model, 0);',
     caughtBy: 'policy',
   },
+  {
+    name: 'drops under `adaptive` for the whole target size',
+    file: 'shards/shard', find: 'Math.floor(f64[this.#marginsAt + DROP_SHARE_AT] * target)', replace: 'target',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'drops under `adaptive` as under `timeout`',
+    file: 'shards/shard', find: 'Math.floor(f64[this.#marginsAt + DROP_SHARE_AT] * target)', replace: '1',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'rounds the share of the target size up',
+    file: 'shards/shard', find: 'Math.floor(f64[this.#marginsAt + DROP_SHARE_AT] * target)', replace: 'Math.ceil(f64[this.#marginsAt + DROP_SHARE_AT] * target)',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'takes the share of the load for the scale of the batches',
+    file: 'dispatch/cluster', find: 'batchGpus / left', replace: 'batchGpus / gpus',
+    caughtBy: 'drop share',
+  },
+  {
+    name: 'lets the drop share grow to 1',
+    file: 'dispatch/cluster', find: 'const LARGEST_SHARE = 0.8;', replace: 'const LARGEST_SHARE = 1;',
+    caughtBy: 'drop share',
+  },
+  {
+    name: 'counts a model that has fallen silent for ever',
+    file: 'dispatch/cluster', find: 'if (silentNs <= 0)', replace: 'if (true)',
+    caughtBy: 'drop share',
+  },
+  {
+    name: 'computes the drop share at every poll',
+    file: 'dispatch/cluster', find: 'nowNs + TICK_NS', replace: 'nowNs',
+    caughtBy: 'drop share',
+  },
+  {
+    name: 'computes the drop share on a grid instead of from the last tick on',
+    file: 'dispatch/cluster', find: 'nowNs + TICK_NS', replace: '(Math.floor(nowNs / TICK_NS) + 1) * TICK_NS',
+    caughtBy: 'drop share',
+  },
+  {
+    name: 'does not publish until when a rate was measured',
+    file: 'shards/shard', find: 'SHARD_MODEL_RATED_UNTIL_NS] = meter', replace: 'SHARD_MODEL_RATED_UNTIL_NS] = Infinity * meter',
+    caughtBy: 'drop share',
+  },
+  {
+    name: 'takes ℓ(1) for the fixed part of a batch',
+    file: 'dispatch/cluster', find: '(latencyNs[1] - slopeNs)', replace: 'latencyNs[1]',
+    caughtBy: 'drop share',
+  },
 ];
 
 /** The same for every mutant: drawn once from a fixed seed, and the ones that were found by hand. */
@@ -263,7 +313,7 @@ describe('each property fails for a scheduler that is broken', () => {
     const proven = new Set(MUTANTS.map((mutant) => mutant.caughtBy));
     const all: Record<Property, boolean> = {
       'one outcome': true, 'right outcome': true, 'never late': true, 'invalidAfter': true, 'one batch per GPU': true, 'lowest GPU': true, 'grant': true, 'matching': true,
-      'timeout drop': true, 'window drop': true, 'timer': true, 'equation': true, 'batch size': true, 'oldest first': true, 'policy': true,
+      'timeout drop': true, 'window drop': true, 'timer': true, 'equation': true, 'batch size': true, 'oldest first': true, 'policy': true, 'drop share': true,
       sound: false, // what is thrown is not a rule of its own
     };
     assert.deepEqual(Object.entries(all).filter(([property, needed]) => needed && !proven.has(property as Property)), []);

@@ -39,7 +39,7 @@ describe('every rule of the scheduler holds at every instant', () => {
     holds(scenarioArb(), check, 1500);
   });
 
-  for (const drop of ['window', 'timeout', 'never'] as const) {
+  for (const drop of ['window', 'timeout', 'never', 'adaptive'] as const) {
     it(`under drop policy ${drop}, when too much is asked of too few GPUs`, () => {
       holds(scenarioArb({ gpus: 2, events: 120 }).map(only({ drop })), check, 300);
     });
@@ -130,7 +130,7 @@ function longRun(seed: number): Scenario {
   const pick = <T>(list: readonly T[]): T => list[Math.floor(random.uniform() * list.length)]!;
   const models = [1, 3, 8].map((weight): ModelSpec => ({
     alphaNs: weight * 100e3, betaNs: weight * 500e3, maxBatch: 64, sloNs: 20e6 * weight, maxQueue: 10_000,
-    drop: pick(['window', 'window', 'timeout', 'never']),
+    drop: pick(['window', 'window', 'timeout', 'never', 'adaptive', 'adaptive']),
     condition: pick(['frontrun', 'frontrun', 'latest', 'immediate', 'target-size', 'target-delay']),
   }));
   const events: ScenarioEvent[] = [];

@@ -3,7 +3,7 @@
  * arrays, linear scans, nothing incremental but what the rules themselves call incremental (a request that the window
  * has passed over does not come back). Slow and obvious; the tests hold the real one against it, decision by decision.
  */
-import { DROP_NEVER, DROP_TIMEOUT, WANT_FRONTRUN, WANT_IMMEDIATE, WANT_LATEST, WANT_TARGET_DELAY, WANT_TARGET_SIZE } from '#rubato/protocol/config.js';
+import { DROP_ADAPTIVE, DROP_NEVER, DROP_TIMEOUT, WANT_FRONTRUN, WANT_IMMEDIATE, WANT_LATEST, WANT_TARGET_DELAY, WANT_TARGET_SIZE } from '#rubato/protocol/config.js';
 
 export interface Entry {
   readonly deadline: number;
@@ -113,8 +113,8 @@ export function finishNs(model: PolicyModel, margins: PolicyMargins, nowNs: numb
   return Math.max(nowNs + margins.controlNs + margins.transferNs * size, gpuFreeNs) + latency;
 }
 
-/** ALGORITHM 1.2. Passes requests over in `queue` and removes the expired ones from it; the batch stays in it. */
-export function decide(queue: ReferenceQueue, model: PolicyModel, margins: PolicyMargins, nowNs: number, gpuFreeNs: number, target: number): Decision {
+/** ALGORITHM 1.2. Passes requests over in `queue` and removes the expired ones from it; the batch stays in it. `dropShare` is θ. */
+export function decide(queue: ReferenceQueue, model: PolicyModel, margins: PolicyMargins, nowNs: number, gpuFreeNs: number, target: number, dropShare: number): Decision {
   const finish = (size: number): number => finishNs(model, margins, nowNs, gpuFreeNs, size);
   while (queue.suffix.length > 0 && queue.suffix[0]!.deadline < finish(queue.suffix.length)) queue.pass();
 
@@ -125,7 +125,7 @@ export function decide(queue: ReferenceQueue, model: PolicyModel, margins: Polic
     return grown(queue, model, finish, size, [], 0);
   }
 
-  const wanted = model.dropPolicy === DROP_TIMEOUT ? 1 : target;
+  const wanted = model.dropPolicy === DROP_TIMEOUT ? 1 : model.dropPolicy === DROP_ADAPTIVE ? Math.max(1, Math.floor(dropShare * target)) : target;
   const size = Math.min(wanted, queue.suffix.length);
   // With an empty window the prefix is tried alone, and only what cannot make even a batch of one is dropped.
   const expiredFor = Math.max(1, size);
@@ -181,6 +181,12 @@ export class ReferenceMeter {
     this.#arrivals.push(nowNs);
   }
 
+  /** End of the last whole sample by `nowNs`. */
+  wholeUntilNs(nowNs: number): number {
+    const start = this.#arrivals[0]!;
+    return start + Math.floor((nowNs - start) / SAMPLE_NS) * SAMPLE_NS;
+  }
+
   /** Mean over the last 100 whole samples of 50 ms, counted from the first arrival; null before the first is whole. */
   ratePerSecond(nowNs: number): number | null {
     if (this.#arrivals.length === 0) return null;
@@ -205,4 +211,41 @@ export function targetSize(model: PolicyModel, margins: PolicyMargins, ratePerSe
   let target = 1;
   while (target < model.maxBatch && fits(target + 1)) target++;
   return target;
+}
+
+/** What a model was when its shard has looked at it last. */
+export interface SeenModel {
+  readonly model: PolicyModel;
+  readonly ratePerSecond: number;
+  readonly target: number;
+  readonly ratedUntilNs: number;
+}
+
+/**
+ * κ of ALGORITHM 1.7 by its meaning: the scale at which batches of κt just keep the GPUs busy, Σ λ·ℓ(κt)/(κt) = G, found
+ * by halving. ℓ is the line through ℓ(1) and ℓ(t); a model that had no request for a while is forgotten little by little.
+ */
+export function batchScale(models: readonly SeenModel[], gpus: number, nowNs: number): number {
+  const lines = models.map(({ model, ratePerSecond, target, ratedUntilNs }) => {
+    const left = Math.min(1, Math.max(0, 1 - (nowNs - ratedUntilNs - SAMPLE_NS) / (SAMPLES * SAMPLE_NS)));
+    const one = model.latencyNs[1]!;
+    const end = Math.max(2, target);
+    const slope = model.maxBatch === 1 ? one : (model.latencyNs[end]! - one) / (end - 1);
+    return { perNs: (ratePerSecond * left) / 1e9, slope, fixed: one - slope, target };
+  });
+  const busy = (scale: number): number => lines.reduce((sum, { perNs, slope, fixed, target }) => sum + perNs * (slope + fixed / (scale * target)), 0);
+  if (busy(Infinity) >= gpus) return Infinity;
+  let [low, high] = [0, 1e12];
+  for (let k = 0; k < 200; k++) {
+    const middle = low === 0 ? high / 2 : (low + high) / 2;
+    if (busy(middle) > gpus) low = middle;
+    else high = middle;
+    if (high < 1e-12) return 0;
+  }
+  return high;
+}
+
+/** θ. */
+export function dropShare(models: readonly SeenModel[], gpus: number, nowNs: number): number {
+  return Math.min(0.8, 0.9 * batchScale(models, gpus, nowNs));
 }

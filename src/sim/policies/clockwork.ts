@@ -5,14 +5,14 @@
  * running one and only shortly before it becomes free. A request is dropped as soon as it is certain that it cannot be met.
  */
 import { TimeTree } from '../../clock/time-tree.js';
-import type { MakePolicy, Policy, Stage } from './policy.js';
+import type { MakePolicy, Policy, PolicyModel, Stage } from './policy.js';
 import { RequestQueue } from './queue.js';
 
 export interface ClockworkOptions {
-  /** Batch sizes that are used; those above a model's largest are left out. Default 1, 2, 4, 8, 16. */
+  /** Batch sizes that are used, in order; those above a model's largest are left out. Default 1, 2, 4, 8, 16. */
   readonly sizes?: readonly number[];
-  /** Also use each model's largest batch that runs within its SLO. Default false. */
-  readonly withLargest?: boolean;
+  /** Go on doubling the largest of the sizes up to the model's largest batch that runs within its SLO, and use that one too. Default false. */
+  readonly upToLargest?: boolean;
   /** How long before a GPU becomes free its next batch is chosen. Default 5 ms, the schedule-ahead of Clockwork's controller. */
   readonly aheadNs?: number;
 }
@@ -45,11 +45,7 @@ class Clockwork implements Policy {
     this.#aheadNs = options.aheadNs ?? DEFAULT_AHEAD_NS;
     this.timers = stage.models.length + stage.gpus;
     this.#queues = stage.models.map(() => new RequestQueue());
-    this.#predictions = stage.models.map(({ profile, sloNs }) => {
-      const sizes = new Set((options.sizes ?? DEFAULT_SIZES).filter((size) => size <= profile.maxBatch));
-      if (options.withLargest === true) sizes.add(Math.max(1, profile.largestBatchWithin(sloNs)));
-      return new Predictions([...sizes].sort((a, b) => a - b), profile.ns);
-    });
+    this.#predictions = stage.models.map((model) => new Predictions(batchSizes(model, options), model.profile.ns));
     this.#wantsAt = new TimeTree(stage.gpus);
     this.#freeNs = new TimeTree(stage.gpus);
     this.#given = Array.from({ length: stage.gpus }, () => []);
@@ -149,6 +145,14 @@ class Clockwork implements Policy {
     while (queue.length > 0 && deadlinesNs[queue.at(0)]! < finishNs) this.#stage.drop(queue.shift(), 'expired');
     this.#stage.setTimer(model, queue.length === 0 ? Infinity : deadlinesNs[queue.at(0)]! - runsNs - inputsNs + 1);
   }
+}
+
+function batchSizes({ profile, sloNs }: PolicyModel, { sizes = DEFAULT_SIZES, upToLargest = false }: ClockworkOptions): number[] {
+  if (!upToLargest) return sizes.filter((size) => size <= profile.maxBatch);
+  const largest = Math.max(1, profile.largestBatchWithin(sloNs));
+  const used = sizes.filter((size) => size < largest);
+  for (let size = 2 * (used.at(-1) ?? largest); size < largest; size *= 2) used.push(size);
+  return [...used, largest];
 }
 
 interface Given {

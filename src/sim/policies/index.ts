@@ -51,18 +51,18 @@ export const RIVALS: Readonly<Record<string, Rival>> = {
     description: 'the latest start first, batches of 1, 2, 4, 8 and 16, one batch ahead, predictions from the last ten runs',
   },
   'clockwork-largest': {
-    make: clockwork({ withLargest: true }),
-    source: 'Clockwork (OSDI 2020), with one batch size more',
-    description: 'as clockwork, and also the largest batch that runs within the SLO',
+    make: clockwork({ upToLargest: true }),
+    source: 'Clockwork (OSDI 2020), with more batch sizes',
+    description: 'as clockwork, with batch sizes that go on doubling up to the largest that runs within the SLO',
   },
   'nexus': {
-    make: nexus({ quickStart: true }),
+    make: nexus({ quickStart: true, smoothRoutes: true }),
     source: 'Nexus (SOSP 2019), as the paper authors’ baseline has it',
-    description: 'squishy bin packing from measured rates, looked at after 1, 2, 4, 8 and 16 s too, so that short runs are fair',
+    description: 'squishy bin packing from measured rates, which are looked at after 1, 2, 4, 8 and 16 s too; GPUs are dealt to by turns',
   },
   'nexus-authors': {
     make: nexus(),
     source: 'the paper authors’ Nexus baseline',
-    description: 'as nexus, but for the first 30 s each model has one GPU, as far as there are GPUs',
+    description: 'as nexus, but each model has one GPU for the first 30 s, as far as there are any, and GPUs are dealt many requests in a row',
   },
 };

@@ -5,8 +5,9 @@
  * placement is made anew when a model's rate has left its bounds, or every 30 s.
  *
  * What theirs leaves open: a model without a GPU drops its requests (`no-route`), and what waits on a GPU that loses
- * the model is dealt out again. Theirs knows no rates before 30 beacons have passed; `quickStart` also looks after 1, 2,
- * 4, 8 and 16 of them, so that short runs are fair. A GPU chooses its next batch c + δb before the running one ends.
+ * the model is dealt out again. A GPU chooses its next batch c + δb before the running one ends. Two things in theirs
+ * are unfair to Nexus, and have options: it knows no rates before 30 beacons have passed, and its front ends deal to a
+ * GPU with n times the rate of the least one n requests in a row, which are dropped where n is above its batch size.
  */
 import type { MakePolicy, Policy, Stage } from './policy.js';
 import { RequestQueue } from './queue.js';
@@ -15,6 +16,8 @@ import { type Load, SquishyPacking } from './squishy-packing.js';
 export interface NexusOptions {
   /** Place anew after 1, 2, 4, 8 and 16 beacons too, before the history is full. Default false, as theirs. */
   readonly quickStart?: boolean;
+  /** Deal to GPUs by turns as evenly as their rates allow, and not many requests in a row. Default false, as theirs. */
+  readonly smoothRoutes?: boolean;
 }
 
 const BEACON_NS = 1e9;
@@ -29,7 +32,7 @@ const TOO_HIGH = 1.1;
 const ROUND_NS = 50e3;
 
 export function nexus(options: NexusOptions = {}): MakePolicy {
-  return (stage) => new Nexus(stage, options.quickStart ?? false);
+  return (stage) => new Nexus(stage, options.quickStart ?? false, options.smoothRoutes ?? false);
 }
 
 /** Timers: one per GPU for its next turn, then one for the beacon. */
@@ -38,6 +41,7 @@ class Nexus implements Policy {
   readonly timers: number;
   readonly #stage: Stage;
   readonly #quickStart: boolean;
+  readonly #smoothRoutes: boolean;
   readonly #packing: SquishyPacking;
   readonly #gpus: readonly GpuLoop[];
   readonly #routes: Route[];
@@ -45,16 +49,17 @@ class Nexus implements Policy {
   #beacons = 0;
   #lastEpoch = 0;
 
-  constructor(stage: Stage, quickStart: boolean) {
-    this.name = quickStart ? 'nexus' : 'nexus-authors';
+  constructor(stage: Stage, quickStart: boolean, smoothRoutes: boolean) {
+    this.name = quickStart && smoothRoutes ? 'nexus' : 'nexus-authors';
     this.#stage = stage;
     this.#quickStart = quickStart;
+    this.#smoothRoutes = smoothRoutes;
     this.timers = stage.gpus + 1;
     this.#packing = new SquishyPacking(stage.models, stage.gpus, stage.margins);
     this.#gpus = Array.from({ length: stage.gpus }, (_, gpu) => new GpuLoop(stage, gpu));
     this.#rates = stage.models.map(() => new RateAverage());
     this.#packing.placeUnknown();
-    this.#routes = stage.models.map(() => new Route([]));
+    this.#routes = stage.models.map(() => new Route([], smoothRoutes));
     this.#pushRoutes();
   }
 
@@ -106,7 +111,7 @@ class Nexus implements Policy {
     for (const [gpu, loads] of this.#packing.gpus.entries()) {
       for (const { model, ratePerSecond } of loads) shares[model]!.push({ gpu, ratePerSecond });
     }
-    for (const [model, ofModel] of shares.entries()) this.#routes[model] = new Route(ofModel);
+    for (const [model, ofModel] of shares.entries()) this.#routes[model] = new Route(ofModel, this.#smoothRoutes);
     const homeless: [request: number, model: number][] = [];
     for (const [gpu, loop] of this.#gpus.entries()) homeless.push(...loop.setLoads(this.#packing.gpus[gpu]!));
     homeless.sort(([one], [other]) => one - other);
@@ -119,31 +124,52 @@ interface GpuShare {
   readonly ratePerSecond: number;
 }
 
-/** Deals a model's requests out to its GPUs by deficit round robin: a GPU is used while its credit lasts. */
+/**
+ * Deals a model's requests out to its GPUs in proportion to their rates: by deficit round robin, where a GPU is used
+ * while its credit lasts, or smoothly, where the one that is furthest behind its share comes next.
+ */
 export class Route {
   readonly #shares: readonly GpuShare[];
+  readonly #smooth: boolean;
+  /** By GPU: its rate as a multiple of the least one. */
   readonly #quanta: readonly number[];
+  readonly #total: number;
   readonly #credits: number[];
   #at = 0;
 
-  constructor(shares: readonly GpuShare[]) {
+  constructor(shares: readonly GpuShare[], smooth: boolean) {
     this.#shares = shares;
-    let least = Infinity;
-    for (const { ratePerSecond } of shares) least = Math.min(least, ratePerSecond);
+    this.#smooth = smooth;
+    const least = shares.reduce((min, { ratePerSecond }) => Math.min(min, ratePerSecond), Infinity);
     this.#quanta = shares.map(({ ratePerSecond }) => ratePerSecond / least);
+    this.#total = this.#quanta.reduce((sum, quantum) => sum + quantum, 0);
     this.#credits = shares.map(() => 0);
   }
 
   /** −1 when there is no GPU. */
   next(): number {
     if (this.#shares.length === 0) return -1;
+    if (this.#smooth) this.#findFurthestBehind();
+    else this.#findWithCredit();
+    return this.#shares[this.#at]!.gpu;
+  }
+
+  #findWithCredit(): void {
     // Ends: every quantum is at least 1.
     while (this.#credits[this.#at]! < 1) {
       this.#credits[this.#at]! += this.#quanta[this.#at]!;
       this.#at = (this.#at + 1) % this.#shares.length;
     }
     this.#credits[this.#at]!--;
-    return this.#shares[this.#at]!.gpu;
+  }
+
+  #findFurthestBehind(): void {
+    this.#at = 0;
+    for (let place = 0; place < this.#shares.length; place++) {
+      this.#credits[place]! += this.#quanta[place]!;
+      if (this.#credits[place]! > this.#credits[this.#at]!) this.#at = place;
+    }
+    this.#credits[this.#at]! -= this.#total;
   }
 }
 

@@ -45,19 +45,19 @@ describe('clockwork', () => {
     assert.deepEqual(log, ['13.000001: drops 0 (expired)']); // 20 − 7
   });
 
-  it('uses the largest batch within the SLO on request', () => {
-    const eight = Array.from({ length: 8 }, (): [number] => [1]);
-    const play8 = (withLargest: boolean): string[] => play(clockwork({ withLargest, aheadNs: 0 }), {
-      models: [{ alpha: 1, beta: 5, slo: 12 }, { alpha: 1, beta: 0.5, slo: 90 }], arrivals: [[0, 1], ...eight],
-    }).log;
-    // ℓ(b) ≤ 12: 7. At 1.5 with D = 13 there is time for 6 only; so 4, then what is left is too late.
-    assert.equal(play8(true)[1], '1.5: GPU 0 runs 0[1 2 3 4] from 1.5 to 10.5');
-    const ample = (withLargest: boolean): string[] => play(clockwork({ withLargest, aheadNs: 0 }), {
-      models: [{ alpha: 0.5, beta: 5, slo: 8.4 }, { alpha: 0, beta: 0.5, slo: 90 }], arrivals: [[0.75, 1], ...eight],
-    }).log;
-    // ℓ(b) ≤ 8.4: 6, and D = 9.4.
-    assert.equal(ample(true)[1], '1.25: GPU 0 runs 0[1 2 3 4 5 6] from 1.25 to 9.25');
-    assert.equal(ample(false)[1], '1.25: GPU 0 runs 0[1 2 3 4] from 1.25 to 8.25');
+  it('goes on doubling up to the largest batch within the SLO on request', () => {
+    // The GPU is busy from 0.5 to 0.75 + ℓ, when `count` of D = 1 + SLO wait; ℓ(b) = b / 2 + 5.
+    const second = (count: number, slo: number, upToLargest: boolean): string => {
+      const burst = Array.from({ length: count }, (): [number] => [1]);
+      const { log } = play(clockwork({ upToLargest, aheadNs: 0 }), {
+        models: [{ alpha: 0.5, beta: 5, slo }, { alpha: 0, beta: 0.5, slo: 90 }], arrivals: [[0.75, 1], ...burst],
+      });
+      return log[1]!.replace(/\[.*\]/, (list) => ` ${list.split(' ').length}`);
+    };
+    assert.equal(second(8, 8.4, true), '1.25: GPU 0 runs 0 6 from 1.25 to 9.25'); // ℓ(6) = 8 ≤ 8.4
+    assert.equal(second(8, 8.4, false), '1.25: GPU 0 runs 0 4 from 1.25 to 8.25');
+    assert.equal(second(40, 24, true), '1.25: GPU 0 runs 0 32 from 1.25 to 22.25'); // ℓ(38) = 24 is too long after 1
+    assert.equal(second(40, 24, false), '1.25: GPU 0 runs 0 16 from 1.25 to 14.25');
   });
 
   it('predicts the longest of the last ten runs of a size, and the profile before the first', () => {
@@ -74,5 +74,5 @@ describe('clockwork', () => {
     assert.equal(late, 0);
     assert.deepEqual(Object.keys(droppedByReason).filter((reason) => reason !== 'expired'), []);
   });
-  describe('with the largest batch too', () => holdsOnRandomWorkloads(clockwork({ withLargest: true })));
+  describe('with all batch sizes', () => holdsOnRandomWorkloads(clockwork({ upToLargest: true })));
 });

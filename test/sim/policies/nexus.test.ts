@@ -5,6 +5,8 @@ import { runRival } from '#rubato/sim/policies/run-rival.js';
 import { badRate } from '#rubato/sim/result.js';
 import { holdsOnRandomWorkloads, NO_MARGINS, play, workloadOf } from './harness.js';
 
+const FAIR = nexus({ quickStart: true, smoothRoutes: true });
+
 describe('nexus', () => {
   it('runs what waits in rounds, which are 50 µs apart while nothing does', () => {
     const { log } = play(nexus(), { models: [{ alpha: 1, beta: 10, slo: 100 }], arrivals: [[0], [1], [2], [30.01]] });
@@ -29,7 +31,7 @@ describe('nexus', () => {
   });
 
   it('has no way for a model without a GPU, and after the first second runs both in turn, in batches of the plan', () => {
-    const { log } = play(nexus({ quickStart: true }), {
+    const { log } = play(FAIR, {
       models: [{ alpha: 1, beta: 10, slo: 100 }, { alpha: 1, beta: 10, slo: 100 }],
       arrivals: [[0, 0], [0, 1], [1001, 0], [1001, 0], [1001, 1]],
     });
@@ -51,14 +53,17 @@ describe('nexus', () => {
     assert.deepEqual(log, ['0: GPU 0 runs 0[0] from 1.5 to 12.5', '11: GPU 0 runs 0[1] from 12.5 to 23.5']);
   });
 
-  it('deals requests out by deficit round robin', () => {
-    const dealt = (rates: readonly number[], count: number): number[] => {
-      const route = new Route(rates.map((ratePerSecond, gpu) => ({ gpu: 10 + gpu, ratePerSecond })));
+  it('deals requests out by deficit round robin, or smoothly', () => {
+    const dealt = (rates: readonly number[], count: number, smooth = false): number[] => {
+      const route = new Route(rates.map((ratePerSecond, gpu) => ({ gpu: 10 + gpu, ratePerSecond })), smooth);
       return Array.from({ length: count }, () => route.next());
     };
     assert.deepEqual(dealt([100, 300], 8), [10, 11, 11, 11, 10, 11, 11, 11]);
     assert.deepEqual(dealt([100, 150], 5), [10, 11, 10, 11, 11]); // what is left of a credit stays
     assert.deepEqual(dealt([], 2), [-1, -1]);
+    assert.deepEqual(dealt([100, 300], 8, true), [11, 10, 11, 11, 11, 10, 11, 11]); // credits (1, 3), (2, 2), (−1, 5), (0, 4)
+    assert.deepEqual(dealt([400, 400, 100], 9, true), [10, 11, 10, 11, 12, 10, 11, 10, 11]);
+    assert.deepEqual(dealt([], 2, true), [-1, -1]);
   });
 
   it('comes to use the GPUs that a model needs: at once with a quick start, after 30 s as the authors have it', () => {
@@ -66,7 +71,7 @@ describe('nexus', () => {
     const options = {
       workload: workloadOf([{ alpha: 1, beta: 10, slo: 100 }], 4), gpus: 4, ratePerSecond: 1_900, seed: 1, margins: NO_MARGINS,
     };
-    const quick = runRival(nexus({ quickStart: true }), { ...options, seconds: 10, warmupSeconds: 5 });
+    const quick = runRival(FAIR, { ...options, seconds: 10, warmupSeconds: 5 });
     assert.ok(badRate(quick) < 0.08, `${badRate(quick)} bad`);
     assert.equal(quick.busyNs[3], 0, 'three are enough');
     const before = runRival(nexus(), { ...options, seconds: 10, warmupSeconds: 5 });
@@ -75,7 +80,7 @@ describe('nexus', () => {
     assert.ok(badRate(after) < 0.08, `${badRate(after)} bad`);
   });
 
-  holdsOnRandomWorkloads(nexus({ quickStart: true }), ({ late, droppedByReason }) => {
+  holdsOnRandomWorkloads(FAIR, ({ late, droppedByReason }) => {
     assert.equal(late, 0);
     assert.deepEqual(Object.keys(droppedByReason).filter((reason) => reason !== 'expired' && reason !== 'no-route'), []);
   });

@@ -147,15 +147,15 @@ describe('a run', () => {
       { batches: 2, batched: 2, busyNs: [9 * MS, 0], good: 2, droppedByReason: { over: 1 } });
   });
 
-  it('takes 100,000 requests in less than a second', () => {
+  it('plays 100,000 requests in seconds at most, on any machine', () => {
     const options: SimulationOptions = {
       workload: loadWorkload('r50'), gpus: 8, ratePerSecond: 5000, seed: 1, seconds: 20, warmupSeconds: 0, margins: NO_MARGINS,
     };
     const before = process.cpuUsage();
     const { offered } = runRival(RIVALS['eager']!.make, options);
-    const usedMs = (process.cpuUsage(before).user) / 1e3;
+    const usedMs = process.cpuUsage(before).user / 1e3;
     assert.ok(offered > 99_000);
-    assert.ok(usedMs < 2_000, `${usedMs} ms of processor time`);
+    assert.ok(usedMs < 5_000, `${usedMs} ms of processor time, where 150 are usual`);
   });
 });
 

@@ -1,0 +1,100 @@
+/**
+ * What the policy `adaptive` needs to know of the cluster as a whole (ALGORITHM.md 1.7), computed every 50 ms from what
+ * the shards say of their models:
+ *
+ *   κ = Σ λβ/t / (G − Σ λα)      θ = min(0.8, 0.9κ)
+ *
+ * κ is the scale at which batches of κt just carry the present load: smaller ones and the backlog grows without end,
+ * larger ones and it heals by itself. So a late batch that would be smaller than θt is not worth saving, a larger one is.
+ * α and β are those of the chord of ℓ from 1 to t, G the GPUs that take batches.
+ */
+import { MARGIN_DROP_SHARE, type SharedMemory } from '../protocol/shared-memory.js';
+import { MODEL_ENDING, MODEL_NONE, MODEL_SPEC, profileView } from '../protocol/specs.js';
+import { SHARD_MODEL } from '../protocol/tables.js';
+
+export const TICK_NS = 50e6;
+/** A rate that is not looked at for longer than a tick is that of a model without requests, … */
+const RATE_STANDS_NS = 50e6;
+/** … and a mean over so long a time, of which ever less is left. */
+const RATE_WINDOW_NS = 5e9;
+const SHARE_OF_SCALE = 0.9;
+const LARGEST_SHARE = 0.8;
+
+export class Cluster {
+  /** The first poll at or after it is to call `tick`. */
+  nextTickNs = -Infinity;
+  /** κ as of the last tick. */
+  scale = 0;
+  readonly #memory: SharedMemory;
+  readonly #i32: Int32Array;
+  readonly #f64: Float64Array;
+  /** By model: the version of its spec that is known, whether it has load, and ℓ. */
+  readonly #versions: Int32Array;
+  readonly #counts: Uint8Array;
+  readonly #maxBatch: Int32Array;
+  readonly #latencies: Float64Array[];
+
+  constructor(memory: SharedMemory) {
+    const { models } = memory.limits;
+    this.#memory = memory;
+    this.#i32 = new Int32Array(memory.buffer);
+    this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
+    this.#versions = new Int32Array(models);
+    this.#counts = new Uint8Array(models);
+    this.#maxBatch = new Int32Array(models);
+    this.#latencies = new Array<Float64Array>(models).fill(new Float64Array(1));
+    this.takeChanges();
+  }
+
+  /** Models that have come, have changed or are gone (specs.ts). */
+  takeChanges(): void {
+    const memory = this.#memory;
+    for (let model = 0; model < this.#versions.length; model++) {
+      const spec = (memory.specs >> 2) + model * MODEL_SPEC.words;
+      const version = this.#i32[spec + MODEL_SPEC.at.version]!;
+      if (version === this.#versions[model]) continue;
+      this.#versions[model] = version;
+      const state = this.#i32[spec + MODEL_SPEC.at.state]!;
+      this.#counts[model] = state === MODEL_NONE || state === MODEL_ENDING ? 0 : 1;
+      if (state === MODEL_NONE) continue;
+      this.#maxBatch[model] = this.#i32[spec + MODEL_SPEC.at.maxBatch]!;
+      this.#latencies[model] = profileView(memory, this.#i32[spec + MODEL_SPEC.at.profile]!);
+    }
+  }
+
+  /** `gpus` take batches. Sums run in the order of model numbers, whichever shard a model belongs to. */
+  tick(nowNs: number, gpus: number): void {
+    this.nextTickNs = nowNs + TICK_NS;
+    /** GPUs for the requests themselves, and for the fixed part of batches of the target sizes. */
+    let requestGpus = 0;
+    let batchGpus = 0;
+    for (let model = 0; model < this.#counts.length; model++) {
+      if (this.#counts[model] === 0) continue;
+      const row = (this.#memory.shardModels >> 2) + model * SHARD_MODEL.words;
+      const ratePerNs = this.#ratePerNs(row, nowNs);
+      if (ratePerNs === 0) continue;
+      // A profile may have become shorter since the shard has looked.
+      const target = Math.min(this.#i32[row + SHARD_MODEL.at.target]!, this.#maxBatch[model]!);
+      const latencyNs = this.#latencies[model]!;
+      // A target of 1 has no chord: its slope is that to 2. Where 2 is too large, all of ℓ(1) is due per request.
+      const to = target > 1 ? target : 2;
+      const slopeNs = to > this.#maxBatch[model]! ? latencyNs[1]! : (latencyNs[to]! - latencyNs[1]!) / (to - 1);
+      requestGpus += ratePerNs * slopeNs;
+      batchGpus += (ratePerNs * (latencyNs[1]! - slopeNs)) / target;
+    }
+    const left = gpus - requestGpus;
+    this.scale = left > 0 ? Math.max(0, batchGpus / left) : Infinity;
+    this.#f64[(this.#memory.margins >> 3) + MARGIN_DROP_SHARE] = Math.min(LARGEST_SHARE, SHARE_OF_SCALE * this.scale);
+  }
+
+  /**
+   * A meter has no timer, so the rate of a model that gets no requests stays as it was. What it would say by now is known
+   * well enough: if the arrivals of its window were even, as much of them is left as of the window.
+   */
+  #ratePerNs(row: number, nowNs: number): number {
+    const rate = this.#f64[(row >> 1) + SHARD_MODEL.at.ratePerSecond]! / 1e9;
+    const silentNs = nowNs - this.#f64[(row >> 1) + SHARD_MODEL.at.ratedUntilNs]! - RATE_STANDS_NS;
+    if (silentNs <= 0) return rate;
+    return silentNs < RATE_WINDOW_NS ? rate * (1 - silentNs / RATE_WINDOW_NS) : 0;
+  }
+}
