@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { clockwork, Predictions } from '#rubato/sim/policies/clockwork.js';
-import { holdsOnRandomWorkloads, play } from './harness.js';
+import { holdsOnRandomWorkloads, MS, play } from './harness.js';
 
 describe('clockwork', () => {
   it('gives a GPU its next batch shortly before it is free, and takes the size that must start first', () => {
@@ -29,6 +29,17 @@ describe('clockwork', () => {
       '15: GPU 0 runs 0[2] from 15 to 25', // by 62 − 10 = 52, equal to 73 − 21 = 52: the lower number
       '25: GPU 0 runs 2[3] from 25 to 46',
     ]);
+  });
+
+  it('has one batch ahead and no more, on the GPU that is free first', () => {
+    const early = clockwork({ aheadNs: 100 * MS });
+    assert.deepEqual(play(early, { models: [{ alpha: 1, beta: 5, slo: 30 }], arrivals: [[0], [1], [2]] }).log, [
+      '0: GPU 0 runs 0[0] from 0 to 6',
+      '1: GPU 0 runs 0[1] from 6 to 12',
+      '6: GPU 0 runs 0[2] from 12 to 18',
+    ]);
+    const two = { models: [{ alpha: 1, beta: 9, slo: 60 }, { alpha: 1, beta: 4, slo: 50 }], gpus: 2 };
+    assert.equal(play(early, { ...two, arrivals: [[0, 0], [0, 1], [1, 1]] }).log[2], '1: GPU 1 runs 1[2] from 5 to 10');
   });
 
   it('drops at once what no GPU can run in time', () => {

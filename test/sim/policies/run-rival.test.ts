@@ -133,6 +133,22 @@ describe('a run', () => {
     assert.equal(models[0]!.latencyP50Ns, 50 * MS);
   });
 
+  it('counts batches by their start, and requests by their arrival', () => {
+    const later = policy((stage) => ({ onArrival: (request) => stage.start(0, 0, one(request), stage.nowNs + 50 * MS) }));
+    const options: SimulationOptions = {
+      workload: parseWorkload({ gpus: 1, models: [{ alphaUs: 20_000, betaUs: 30_000, sloMs: 60, arrivals: 'const' }] }, 'w', 'w'),
+      gpus: 1, ratePerSecond: 10, seed: 1, seconds: 0.52, warmupSeconds: 0.42, margins: NO_MARGINS,
+    };
+    // As above, but they start at 150, 250, … 950 ms: from 420 to 940 ms those of 450 … 850, of which the first arrived at 400.
+    const { offered, late, batches, batched, busyNs } = runRival(later, options);
+    assert.deepEqual({ offered, late, batches, batched, busyNs }, { offered: 5, late: 5, batches: 5, batched: 5, busyNs: [250 * MS] });
+  });
+
+  it('leaves a policy time to drop what waits, counted from what it did last', () => {
+    const slow = policy((stage) => ({ onArrival: () => stage.setTimer(0, stage.nowNs + 5e9), onTimer: () => stage.drop(0, 'slow') }));
+    assert.deepEqual(play(slow, { ...ONE_MODEL, arrivals: [[20_000]] }).log, ['25000: drops 0 (slow)']);
+  });
+
   it('counts a pre-empted batch as one of none, and the time it wasted', () => {
     const preempts = policy((stage) => ({ onArrival: (request) => {
       if (request === 0) return stage.start(0, 0, one(0), 0);

@@ -34,6 +34,11 @@ describe('shepherd', () => {
     ]);
   });
 
+  it('takes the first model of those with equally large batches', () => {
+    const { log } = play(shepherd(), { models: [{ alpha: 1, beta: 9, slo: 90 }, { alpha: 1, beta: 4, slo: 90 }], arrivals: [[0, 0], [1, 1], [2, 0]] });
+    assert.deepEqual(log, ['0: GPU 0 runs 0[0] from 0 to 10', '10: GPU 0 runs 0[2] from 10 to 20', '20: GPU 0 runs 1[1] from 20 to 25']);
+  });
+
   it('removes an expired head, where the authors’ lets it block its model for good', () => {
     const scenario: ByHand = {
       models: [{ alpha: 1, beta: 5, slo: 12 }],

@@ -36,6 +36,21 @@ describe('the reference by hand', () => {
     assert.deepEqual(logOf({ condition: 'target-delay' }, scenario), ['10: GPU 1 runs 0[0 1 2] from 10 to 18']);
   });
 
+  it('under target-delay waits for as long as the target takes to gather, and never beyond the latest start', () => {
+    // One request in the first 50 ms: 20/s, of which one at a time can be met, and one takes 50 ms. 30 + 50 is after 71 − 6.
+    assert.deepEqual(logOf({ condition: 'target-delay' }, { models: [SHORT], arrivals: [[30], [51]] }), [
+      '30: GPU 0 runs 0[0] from 30 to 36',
+      '65: GPU 0 runs 0[1] from 65 to 71',
+    ]);
+  });
+
+  it('under beta-lambda starts at once from βλ requests on', () => {
+    // 15 in the first 50 ms: 300/s, and 5 ms of that are 1.5 requests.
+    const burst = Array.from({ length: 15 }, (): [number] => [1]);
+    const log = logOf({ condition: 'beta-lambda' }, { models: [SHORT], gpus: 1, arrivals: [...burst, [60], [61]] });
+    assert.equal(log.at(-1), '61: GPU 0 runs 0[15 16] from 61 to 68');
+  });
+
   it('keeps c, δ, r and the jitter off the window', () => {
     const margins = { controlNs: 0.5e6, transferNs: 0.25e6, responseNs: 1e6, jitterNs: 0.125e6 };
     // D = 19; frontrun = 19 − 0.125 − ℓ(2) − 0.25 = 11.625, and the plan is sent c + δ = 0.75 before.
