@@ -248,6 +248,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
       try {
         cell = this.#takeCell(entry);
       } catch (error) {
+        this.port.countRefused(entry.number);
         return error as RubatoError;
       }
       try {
@@ -277,7 +278,6 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     const cell = this.#cells!.take(entry.number, entry.layout!.bytes);
     if (cell >= 0) return cell;
     const { bytes } = entry.layout!;
-    this.port.countRefused(entry.number);
     throw new OverloadedError(
       entry.name,
       `the tensor memory is exhausted: a request takes ${bytes} bytes and no page of the ${this.memory.pageCount} × 64 KiB (memoryLimit) is free`,

@@ -182,7 +182,7 @@ describe('a run of the command line', { concurrency: 4 }, () => {
   });
 
   test('bench load ends at Ctrl-C, with a report', async () => {
-    const { code, stdout, stderr, afterInterruptMs } = await rubato(['bench', 'load', '--workload', 'titanx4', '--seconds', '60'], { interruptAfterMs: 4000 });
+    const { code, stdout, stderr, afterInterruptMs } = await rubato(['bench', 'load', '--workload', 'titanx4', '--seconds', '60'], { interruptAfterMs: 7000 });
     assert.equal(code, 130);
     assert.equal(stderr, '');
     assert.match(stdout, /^(Goodput .* offered in \d|No request was offered)/m); // none, where the warm-up was still going on
