@@ -10,6 +10,7 @@
  */
 import { MARGIN_DROP_SHARE, type SharedMemory } from '../protocol/shared-memory.js';
 import { MODEL_ENDING, MODEL_NONE, MODEL_SPEC, profileView } from '../protocol/specs.js';
+import { slopeOf } from '../protocol/slope.js';
 import { SHARD_MODEL } from '../protocol/tables.js';
 
 export const TICK_NS = 50e6;
@@ -25,6 +26,9 @@ export class Cluster {
   nextTickNs = -Infinity;
   /** κ as of the last tick. */
   scale = 0;
+  /** As of the last tick: how long a batch of the target size takes, by model, and in the mean of all batches. */
+  readonly batchNs: Float64Array;
+  meanBatchNs = 0;
   readonly #memory: SharedMemory;
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
@@ -39,6 +43,7 @@ export class Cluster {
     this.#memory = memory;
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
+    this.batchNs = new Float64Array(models);
     this.#versions = new Int32Array(models);
     this.#counts = new Uint8Array(models);
     this.#maxBatch = new Int32Array(models);
@@ -68,6 +73,8 @@ export class Cluster {
     /** GPUs for the requests themselves, and for the fixed part of batches of the target sizes. */
     let requestGpus = 0;
     let batchGpus = 0;
+    let batches = 0;
+    let batchTime = 0;
     for (let model = 0; model < this.#counts.length; model++) {
       if (this.#counts[model] === 0) continue;
       const row = (this.#memory.shardModels >> 2) + model * SHARD_MODEL.words;
@@ -76,12 +83,14 @@ export class Cluster {
       // A profile may have become shorter since the shard has looked.
       const target = Math.min(this.#i32[row + SHARD_MODEL.at.target]!, this.#maxBatch[model]!);
       const latencyNs = this.#latencies[model]!;
-      // A target of 1 has no chord: its slope is that to 2. Where 2 is too large, all of ℓ(1) is due per request.
-      const to = target > 1 ? target : 2;
-      const slopeNs = to > this.#maxBatch[model]! ? latencyNs[1]! : (latencyNs[to]! - latencyNs[1]!) / (to - 1);
+      const slopeNs = slopeOf(latencyNs, target, this.#maxBatch[model]!);
+      this.batchNs[model] = latencyNs[target]!;
+      batches += ratePerNs / target;
+      batchTime += (ratePerNs / target) * latencyNs[target]!;
       requestGpus += ratePerNs * slopeNs;
       batchGpus += (ratePerNs * (latencyNs[1]! - slopeNs)) / target;
     }
+    this.meanBatchNs = batches > 0 ? batchTime / batches : 0;
     const left = gpus - requestGpus;
     this.scale = left > 0 ? Math.max(0, batchGpus / left) : Infinity;
     this.#f64[(this.#memory.margins >> 3) + MARGIN_DROP_SHARE] = Math.min(LARGEST_SHARE, SHARE_OF_SCALE * this.scale);

@@ -16,12 +16,14 @@ import { Mailboxes } from '../ringbuf/mailbox.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
 import { DelayMeter } from '../protocol/delay-meter.js';
 import type { Observer } from '../protocol/observer.js';
-import { ANSWER, BATCH_DONE, CANDIDATE, DEVICE_DONE, GRANT, ISSUE } from '../protocol/records.js';
+import { WANT_ADAPTIVE } from '../protocol/config.js';
+import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, DEVICE_DONE, GRANT, GRANT_EARLY, ISSUE } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
-import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_SPEC } from '../protocol/specs.js';
+import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
 import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { Cluster } from './cluster.js';
+import { BUCKETS_PER_SLO, LookAhead } from './look-ahead.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
@@ -43,7 +45,10 @@ const {
   status: BATCH_DONE_STATUS,
 } = BATCH_DONE.at;
 const {
+  deadlineNs: CANDIDATE_DEADLINE_NS,
   execNs: CANDIDATE_EXEC_NS,
+  expectedNs: CANDIDATE_EXPECTED_NS,
+  flags: CANDIDATE_FLAGS,
   invalidAfterNs: CANDIDATE_INVALID_AFTER_NS,
   leadNs: CANDIDATE_LEAD_NS,
   rankNs: CANDIDATE_RANK_NS,
@@ -82,6 +87,7 @@ export class DispatcherRole implements Role {
   readonly cells = roleCells();
   readonly pool: GpuPool;
   readonly #cluster: Cluster;
+  readonly lookAhead: LookAhead;
   readonly #observer: Observer | null;
   readonly #memory: SharedMemory;
   /** Of the specs that were taken in last, and of each GPU's. */
@@ -126,6 +132,14 @@ export class DispatcherRole implements Role {
   /** The due ones that wait for a GPU, by rank, and by −lead. */
   readonly #waiting: TimeTree;
   readonly #waitingLead: TimeTree;
+  /** Whether a model's condition is `adaptive`, and whether that of any is: nobody else needs the look-ahead. */
+  readonly #isAdaptive: Uint8Array;
+  #looksAhead = false;
+  /** The candidates that are not due and may be granted a GPU early, by rank. */
+  readonly #early: TimeTree;
+  readonly #deadlineNs: Float64Array;
+  /** Since when the model has a candidate that is due: the start that it wanted. +Infinity: it has none. */
+  readonly #wantedNs: Float64Array;
 
   constructor(memory: SharedMemory, observer: Observer | null = null) {
     this.#observer = observer;
@@ -134,6 +148,7 @@ export class DispatcherRole implements Role {
     this.#memory = memory;
     this.pool = new GpuPool(memory);
     this.#cluster = new Cluster(memory);
+    this.lookAhead = new LookAhead(models, memory.limits.gpus, Math.ceil(Math.max(...config.models.map((model) => model.sloNs)) / BUCKETS_PER_SLO));
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#models = models;
@@ -165,6 +180,10 @@ export class DispatcherRole implements Role {
     this.#isDeferred = new Uint8Array(models);
     this.#isAside = new Uint8Array(models);
     this.#due = new TimeTree(models);
+    this.#isAdaptive = new Uint8Array(models);
+    this.#early = new TimeTree(models);
+    this.#deadlineNs = new Float64Array(models);
+    this.#wantedNs = new Float64Array(models).fill(Infinity);
     this.#waiting = new TimeTree(models);
     this.#waitingLead = new TimeTree(models);
     this.#takeChanges();
@@ -177,6 +196,7 @@ export class DispatcherRole implements Role {
     if (changed) this.#takeChanges();
     // Nobody waits for the tick: it comes with the first poll after its time.
     if (now >= this.#cluster.nextTickNs) this.#cluster.tick(now, this.pool.activeCount);
+    if (this.#looksAhead) this.lookAhead.advance(now);
     let work = this.#takeCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
     if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside(now);
@@ -201,6 +221,14 @@ export class DispatcherRole implements Role {
       this.pool.setActive(gpu, i32[row + GPU_SPEC.at.state] === GPU_ACTIVE);
     }
     this.#cluster.takeChanges();
+    this.#looksAhead = false;
+    for (let model = 0; model < this.#models; model++) {
+      const row = (this.#memory.specs >> 2) + model * MODEL_SPEC.words;
+      const adaptive = i32[row + MODEL_SPEC.at.state] !== MODEL_NONE && i32[row + MODEL_SPEC.at.condition] === WANT_ADAPTIVE;
+      this.#isAdaptive[model] = adaptive ? 1 : 0;
+      if (adaptive) this.#looksAhead = true;
+    }
+    for (let gpu = 0; gpu < this.#versions.length; gpu++) this.#noteGpu(gpu);
   }
 
   // ---------------------------------------------------------------- what the shards say
@@ -217,7 +245,10 @@ export class DispatcherRole implements Role {
       if (mailboxes.i32[at + CANDIDATE_STAMP] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL_ISSUED]) continue;
       this.#measureLateness(model, now);
       this.#forget(model);
-      if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) continue;
+      if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) {
+        this.#wantedNs[model] = Infinity;
+        continue;
+      }
       const double = at >> 1;
       const exec = mailboxes.f64[double + CANDIDATE_EXEC_NS]!;
       const lead = mailboxes.f64[double + CANDIDATE_LEAD_NS]!;
@@ -227,6 +258,12 @@ export class DispatcherRole implements Role {
       this.#leadNs[model] = lead;
       this.#due.set(model, exec - lead);
       this.#isDeferred[model] = exec - lead > now ? 1 : 0;
+      if (!this.#looksAhead) continue;
+      if (exec - lead > now) this.#wantedNs[model] = Infinity;
+      const deadline = mailboxes.f64[double + CANDIDATE_DEADLINE_NS]!;
+      this.#deadlineNs[model] = deadline;
+      this.lookAhead.expect(model, mailboxes.f64[double + CANDIDATE_EXPECTED_NS]!, deadline);
+      if ((mailboxes.i32[at + CANDIDATE_FLAGS]! & CANDIDATE_MAY_START) !== 0) this.#early.set(model, this.#rankNs[model]!);
     }
     return count;
   }
@@ -248,6 +285,13 @@ export class DispatcherRole implements Role {
     this.#due.set(model, Infinity);
     this.#waiting.set(model, Infinity);
     this.#waitingLead.set(model, Infinity);
+    this.#early.set(model, Infinity);
+    if (this.#looksAhead) this.lookAhead.forget(model);
+  }
+
+  /** What a GPU is busy with has changed. */
+  #noteGpu(gpu: number): void {
+    if (this.#looksAhead) this.lookAhead.occupy(gpu, this.pool.busyUntilNs(gpu));
   }
 
   #takeAnswers(): number {
@@ -271,6 +315,7 @@ export class DispatcherRole implements Role {
     const batchRow = words[at + ANSWER_ROW]!;
     if (batchRow < 0) {
       this.pool.refuse(gpu);
+      this.#noteGpu(gpu);
       this.#f64[((this.#rowsAt + model * DISPATCH_MODEL.words) >> 1) + DISPATCH_MODEL_REFUSALS]! += 1;
       return;
     }
@@ -281,6 +326,7 @@ export class DispatcherRole implements Role {
     pool.cells[POOL_READY] = ready;
     pool.cells[POOL_LENGTH] = lane.f64[(at >> 1) + ANSWER_LENGTH_NS]!;
     pool.plan(gpu, shard, batchRow, model, number, size);
+    this.#noteGpu(gpu);
     this.#issue(gpu, shard, batchRow, model, number, size, ready);
   }
 
@@ -327,6 +373,7 @@ export class DispatcherRole implements Role {
     pool.cells[POOL_START] = start;
     pool.cells[POOL_END] = end;
     pool.ended(gpu);
+    this.#noteGpu(gpu);
     this.#histograms.record(HISTOGRAM.lateness * this.#models + model, start - pool.cells[POOL_PLANNED]!);
 
     if (this.#controlMeter !== null) this.#controlMeter.add(from.f64[(at >> 1) + DEVICE_DONE_CONTROL_NS]!, this.cells[CELL_NOW]!);
@@ -346,7 +393,8 @@ export class DispatcherRole implements Role {
 
   #match(now: number): number {
     const work = this.#moveDueToWaiting(now);
-    return work + this.#grantWaiting(now);
+    const granted = this.#grantWaiting(now);
+    return work + granted + (this.#looksAhead ? this.#grantEarly(now) : 0);
   }
 
   #moveDueToWaiting(now: number): number {
@@ -383,11 +431,39 @@ export class DispatcherRole implements Role {
       }
       const exec = Math.max(soonest, this.#execNs[model]!);
       const gpu = this.pool.lowestFreeBy(exec, now);
-      if (this.#observer !== null) this.#observer.granted(now, model, gpu, exec, freeAt.get(gpu));
-      this.#grant(model, gpu);
+      if (this.#observer !== null) this.#observer.granted(now, model, gpu, exec, freeAt.get(gpu), false);
+      this.#grant(model, gpu, exec, 0);
       granted++;
     }
     return granted;
+  }
+
+  /**
+   * While more GPUs will be wanted at once, within the time of a mean batch, than there are without the reserve, those that
+   * are idle are given to candidates that are not due yet (ALGORITHM.md 1.7): the one with the smallest latest first.
+   */
+  #grantEarly(now: number): number {
+    const early = this.#early;
+    let granted = 0;
+    while (early.nodes[1]! < Infinity) {
+      const model = early.first();
+      const earliest = now + this.#leadNs[model]!;
+      if (earliest > this.#invalidAfterNs[model]!) {
+        early.set(model, Infinity);
+        continue;
+      }
+      const gpu = this.pool.lowestFreeBy(earliest, now);
+      if (gpu < 0 || this.lookAhead.most(this.#cluster.meanBatchNs) <= this.#unreserved()) break;
+      const freeNs = this.pool.freeAt.get(gpu);
+      if (this.#observer !== null) this.#observer.granted(now, model, gpu, earliest, freeNs, true);
+      this.#grant(model, gpu, earliest, GRANT_EARLY);
+      granted++;
+    }
+    return granted;
+  }
+
+  #unreserved(): number {
+    return this.pool.activeCount - Math.floor(this.lookAhead.reserve);
   }
 
   /** No GPU will be free in time for this candidate, so the next one gets its turn. When one turns out to be, or at the last moment, it asks again. */
@@ -428,9 +504,11 @@ export class DispatcherRole implements Role {
     }
     this.#waiting.set(model, this.#rankNs[model]!);
     this.#waitingLead.set(model, -this.#leadNs[model]!);
+    this.#early.set(model, Infinity);
+    if (this.#wantedNs[model] === Infinity) this.#wantedNs[model] = this.#execNs[model]!;
   }
 
-  #grant(model: number, gpu: number): void {
+  #grant(model: number, gpu: number, exec: number, flags: number): void {
     const row = this.#rowsAt + model * DISPATCH_MODEL.words;
     const number = (this.#i32[row + DISPATCH_MODEL_ISSUED]! + 1) | 0;
     const gpuFreeNs = this.pool.freeAt.get(gpu);
@@ -444,11 +522,23 @@ export class DispatcherRole implements Role {
     lane.i32[at + GRANT_MODEL] = model;
     lane.i32[at + GRANT_NUMBER] = number;
     lane.i32[at + GRANT_GPU] = gpu;
-    lane.i32[at + GRANT_FLAGS] = 0;
+    lane.i32[at + GRANT_FLAGS] = flags;
     lane.f64[(at >> 1) + GRANT_GPU_FREE_NS] = gpuFreeNs;
     lane.f64[(at >> 1) + GRANT_GRANTED_NS] = this.cells[CELL_NOW]!;
     this.#grantsPending[shard]!++;
+    if (this.#looksAhead) this.#noteGrant(model, gpu, exec);
+    this.#wantedNs[model] = Infinity;
     this.#forget(model);
+  }
+
+  /** The GPU is taken for as long as the batch would be now; the answer says it better. The reserve learns from the wait. */
+  #noteGrant(model: number, gpu: number, exec: number): void {
+    const lengthNs = this.#deadlineNs[model]! - this.#invalidAfterNs[model]!;
+    this.lookAhead.occupy(gpu, Number.isFinite(lengthNs) ? exec + lengthNs : Infinity);
+    if (this.#isAdaptive[model] === 0) return;
+    const wanted = this.#wantedNs[model]!;
+    const batchNs = this.#cluster.batchNs[model]!;
+    this.lookAhead.granted(wanted < exec ? exec - wanted : 0, batchNs > 0 ? batchNs : lengthNs, this.pool.activeCount);
   }
 
   // ---------------------------------------------------------------- end of a poll
@@ -471,11 +561,21 @@ export class DispatcherRole implements Role {
   }
 
   #nextEventNs(now: number): number {
-    const due = this.#due.nodes[1]!;
+    const due = this.#looksAhead ? Math.min(this.#due.nodes[1]!, this.#lookAgainNs(now)) : this.#due.nodes[1]!;
     if (this.#waiting.nodes[1] === Infinity) return due;
     const freeAt = this.pool.freeAt.nodes[1]! + this.#waitingLead.nodes[1]!;
     // A GPU that is free by now and still not granted is overdue: its end will wake us.
     const next = freeAt > now ? freeAt : Infinity;
     return next < due ? next : due;
+  }
+
+  /** When a GPU might be granted early though nothing new is heard until then. */
+  #lookAgainNs(now: number): number {
+    if (this.#early.nodes[1] === Infinity) return Infinity;
+    const soonestNs = this.pool.freeAt.nodes[1]! - this.#leadNs[this.#early.first()]!;
+    const aboveNs = this.lookAhead.whenAbove(this.#unreserved(), this.#cluster.meanBatchNs);
+    // Above it by now: then it was no GPU that kept a candidate from being granted, and the next one may be free soon.
+    if (aboveNs === Infinity) return soonestNs > now ? soonestNs : Infinity;
+    return Math.max(aboveNs, soonestNs);
   }
 }

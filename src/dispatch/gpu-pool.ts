@@ -191,6 +191,15 @@ export class GpuPool {
     i32[row + GPU_NEXT_ROW] = NONE;
   }
 
+  /** Until when a GPU has work, as far as is known: −Infinity for one that is idle, or takes no batches any more. */
+  busyUntilNs(gpu: number): number {
+    const row = this.row(gpu);
+    const double = row >> 1;
+    if (this.#active[gpu] === 0) return -Infinity;
+    if (this.i32[row + GPU_NEXT_ROW] !== NONE) return this.f64[double + GPU_NEXT_EXEC_NS]! + this.f64[double + GPU_NEXT_LENGTH_NS]!;
+    return this.i32[row + GPU_RUN_ROW] !== NONE ? this.f64[double + GPU_RUN_END_NS]! : -Infinity;
+  }
+
   #reposition(gpu: number): void {
     const row = this.row(gpu);
     const i32 = this.i32;

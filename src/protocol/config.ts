@@ -11,13 +11,15 @@ export const DROP_NEVER = 2;
 export const DROP_ADAPTIVE = 3;
 
 /** Index = the number in `ModelConfig.condition`: when a batch that could run is worth starting (ALGORITHM.md 1.4). */
-export const CONDITIONS = ['frontrun', 'latest', 'immediate', 'target-size', 'target-delay'] as const;
+export const CONDITIONS = ['frontrun', 'latest', 'immediate', 'target-size', 'target-delay', 'adaptive'] as const;
 export type Condition = (typeof CONDITIONS)[number];
 export const WANT_FRONTRUN = 0;
 export const WANT_LATEST = 1;
 export const WANT_IMMEDIATE = 2;
 export const WANT_TARGET_SIZE = 3;
 export const WANT_TARGET_DELAY = 4;
+/** As `frontrun`, unless the dispatcher grants a GPU early (ALGORITHM.md 1.7, parts 2 and 3). */
+export const WANT_ADAPTIVE = 5;
 
 export interface ModelConfig {
   readonly name: string;

@@ -3,8 +3,8 @@
  * which costs one comparison per batch. All times in ns.
  */
 export interface Observer {
-  /** The dispatcher has granted `gpu` to `model`. `freeAtNs` of the GPU before the grant, `execNs` as expected now. Called before the GPU is marked granted. */
-  granted(nowNs: number, model: number, gpu: number, execNs: number, freeAtNs: number): void;
+  /** The dispatcher has granted `gpu` to `model`. `freeAtNs` of the GPU before the grant, `execNs` as expected now; `early`: before the batch was due. Called before the GPU is marked granted. */
+  granted(nowNs: number, model: number, gpu: number, execNs: number, freeAtNs: number, early: boolean): void;
   /** A shard has closed a batch of `size`: `slots[from … from + size - 1]`. */
   planned(nowNs: number, model: number, gpu: number, size: number, execNs: number, invalidAfterNs: number, slots: Int32Array, from: number): void;
   /** A shard has refused a grant. */

@@ -34,7 +34,15 @@ export const CANDIDATE = defineRecord('candidate', {
   invalidAfterNs: 'f64',
   /** c + δb: how long before the start the grant must be made. */
   leadNs: 'f64',
+  /** When the batch will start if requests come as before: later than now, and seldom moved by those that do. */
+  expectedNs: 'f64',
+  deadlineNs: 'f64',
+  flags: 'i32',
+  spare: 'i32',
 });
+
+/** CANDIDATE.flags: worth a GPU before its frontrun, if it must be. */
+export const CANDIDATE_MAY_START = 1;
 
 /** dispatcher → shard: the model gets the GPU. */
 export const GRANT = defineRecord('grant', {

@@ -14,6 +14,7 @@ import {
   DROP_ADAPTIVE,
   DROP_NEVER,
   type SchedulerConfig,
+  WANT_ADAPTIVE,
   WANT_FRONTRUN,
   WANT_IMMEDIATE,
   WANT_LATEST,
@@ -22,7 +23,7 @@ import {
 } from '../protocol/config.js';
 import type { Observer } from '../protocol/observer.js';
 import { OUTCOME } from '../protocol/outcome.js';
-import { ANSWER, BATCH_DONE, CANDIDATE, GRANT, GRANT_EARLY, REQUEST } from '../protocol/records.js';
+import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, GRANT, GRANT_EARLY, REQUEST } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import {
   CLIENT_FREE,
@@ -38,6 +39,7 @@ import {
   STATE_RUNNING,
 } from '../protocol/shared-memory.js';
 import { ackOfShard, MODEL_ACTIVE, MODEL_ENDING, MODEL_FROZEN, MODEL_MASK, MODEL_NONE, MODEL_OFFER, MODEL_SPEC, profileView } from '../protocol/specs.js';
+import { slopeOf } from '../protocol/slope.js';
 import { BATCH, BATCH_FREE, BATCH_OPEN, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
 import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
@@ -58,7 +60,10 @@ const {
 const { gpu: BATCH_GPU, model: BATCH_MODEL, number: BATCH_NUMBER, size: BATCH_SIZE, state: BATCH_STATE } = BATCH.at;
 const { endNs: BATCH_DONE_END_NS, row: BATCH_DONE_ROW, startNs: BATCH_DONE_START_NS, status: BATCH_DONE_STATUS } = BATCH_DONE.at;
 const {
+  deadlineNs: CANDIDATE_DEADLINE_NS,
   execNs: CANDIDATE_EXEC_NS,
+  expectedNs: CANDIDATE_EXPECTED_NS,
+  flags: CANDIDATE_FLAGS,
   invalidAfterNs: CANDIDATE_INVALID_AFTER_NS,
   leadNs: CANDIDATE_LEAD_NS,
   rankNs: CANDIDATE_RANK_NS,
@@ -95,9 +100,16 @@ const WINDOW_READY = 1;
 const WINDOW_RANK = 2;
 const WINDOW_INVALID_AFTER = 3;
 const WINDOW_LEAD = 4;
+const WINDOW_EXPECTED = 5;
+const WINDOW_DEADLINE = 6;
 
 /** A batch that starts within this time (and twice the error of timers) is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
 const NEAR_NS = 200e3;
+
+/** An expected start is told again when it has moved by this share of the SLO. */
+const EXPECTED_MOVES = 1 / 64;
+/** Under the condition `adaptive` a batch is worth an early start when it has half the requests that come in the fixed part of a batch's time. */
+const WORTH_STARTING = 0.5;
 
 /** In `#tags`. */
 const NOT_MINE = -1;
@@ -171,6 +183,10 @@ export class ShardRole implements Role {
   readonly #target: Int32Array;
   readonly #hint: Int32Array;
   readonly #lastExecNs: Float64Array;
+  /** Of the condition `adaptive`: α of the chord of ℓ up to the target size, 1 / (1 + αλ), and the size that is worth an early start. */
+  readonly #slopeNs: Float64Array;
+  readonly #gain: Float64Array;
+  readonly #worthSize: Float64Array;
   readonly #touched: Int32Array;
   readonly #isTouched: Uint8Array;
   #touchedCount = 0;
@@ -180,6 +196,8 @@ export class ShardRole implements Role {
   readonly #publishedExecNs: Float64Array;
   readonly #publishedInvalidNs: Float64Array;
   readonly #publishedRankNs: Float64Array;
+  readonly #publishedExpectedNs: Float64Array;
+  readonly #publishedFlags: Uint8Array;
   /** Numbers of free batch rows, a stack. */
   readonly #freeRows: Int32Array;
   #freeRowCount = 0;
@@ -238,6 +256,9 @@ export class ShardRole implements Role {
     this.#target = new Int32Array(models);
     this.#hint = new Int32Array(models);
     this.#lastExecNs = new Float64Array(models);
+    this.#slopeNs = new Float64Array(models);
+    this.#gain = new Float64Array(models);
+    this.#worthSize = new Float64Array(models);
     this.#touched = new Int32Array(models);
     this.#isTouched = new Uint8Array(models);
     this.#publishedStamp = new Int32Array(models).fill(-1);
@@ -245,6 +266,8 @@ export class ShardRole implements Role {
     this.#publishedExecNs = new Float64Array(models);
     this.#publishedInvalidNs = new Float64Array(models);
     this.#publishedRankNs = new Float64Array(models);
+    this.#publishedExpectedNs = new Float64Array(models);
+    this.#publishedFlags = new Uint8Array(models);
 
     const positions = new Int32Array(config.maxClients * 2 ** config.slotShift);
     const noLatencies = new Float64Array(1);
@@ -727,7 +750,8 @@ export class ShardRole implements Role {
     const queue = this.#queues[model]!;
     const size = queue.suffixCount;
     if (this.#states[model] !== MODEL_ACTIVE) return false;
-    if (size === 0 || size >= this.#maxBatch[model]! || queue.prefixCount > 0 || this.#condition[model] !== WANT_FRONTRUN) return false;
+    const condition = this.#condition[model];
+    if (size === 0 || size >= this.#maxBatch[model]! || queue.prefixCount > 0 || (condition !== WANT_FRONTRUN && condition !== WANT_ADAPTIVE)) return false;
     const row = this.#rowsAt + model * MODEL_WORDS;
     if (this.#publishedStamp[model] !== this.#i32[row + SHARD_MODEL_ANSWERED]) return false;
     const f64 = this.#f64;
@@ -739,11 +763,24 @@ export class ShardRole implements Role {
     const lookAgain = exec - lead - NEAR_NS - 2 * jitter;
     const publishedDue = this.#publishedExecNs[model]! - control - transfer * this.#publishedSize[model]!;
     if (!(lookAgain > now) || exec - lead > publishedDue) return false;
+    if (condition === WANT_ADAPTIVE && this.#moved(model, size, this.#expectedNs(now, model, size, queue.oldest[SUFFIX]! - jitter - transfer))) return false;
     f64[(row >> 1) + SHARD_MODEL_QUEUED] = size;
     // Each arrival moves the start a little earlier: a timer half-way there is set a few times per batch, not each time.
     if (this.#timers.get(model) > lookAgain) this.#timers.set(model, Math.floor(now + (lookAgain - now) / 2) + 1);
     if (this.#observer !== null) this.#observer.published(now, model, size, exec, this.#timers.get(model));
     return true;
+  }
+
+  /** When a batch whose latest end is `endNs` will be at its latest start, if requests go on to come at the mean rate. */
+  #expectedNs(now: number, model: number, size: number, endNs: number): number {
+    const slopeNs = this.#slopeNs[model]!;
+    return now + (endNs - now - this.#latencies[model]![1]! - slopeNs * (size - 1)) * this.#gain[model]!;
+  }
+
+  /** Whether the dispatcher must be told, so that it can look ahead. */
+  #moved(model: number, size: number, expectedNs: number): boolean {
+    const mayStart = size >= this.#worthSize[model]! ? CANDIDATE_MAY_START : 0;
+    return mayStart !== this.#publishedFlags[model] || Math.abs(expectedNs - this.#publishedExpectedNs[model]!) > EXPECTED_MOVES * this.#sloNs[model]!;
   }
 
   /** Runs the batch policy for a model and computes the window of the batch it chose. Ends what has expired. */
@@ -782,6 +819,8 @@ export class ShardRole implements Role {
       window[WINDOW_READY] = earliest;
       window[WINDOW_RANK] = deadline;
       window[WINDOW_INVALID_AFTER] = Infinity;
+      window[WINDOW_EXPECTED] = earliest;
+      window[WINDOW_DEADLINE] = earliest + latencies[size]!;
       return;
     }
     const latest = deadline - jitter - latencies[size]!;
@@ -790,6 +829,7 @@ export class ShardRole implements Role {
     let want = frontrun;
     switch (this.#condition[model]) {
       case WANT_FRONTRUN:
+      case WANT_ADAPTIVE:
         break;
       case WANT_LATEST:
         want = latest;
@@ -810,6 +850,9 @@ export class ShardRole implements Role {
     window[WINDOW_READY] = want > earliest ? want : earliest;
     window[WINDOW_RANK] = latest;
     window[WINDOW_INVALID_AFTER] = deadline - latencies[size]!;
+    window[WINDOW_DEADLINE] = deadline;
+    window[WINDOW_EXPECTED] = window[WINDOW_READY]!;
+    if (this.#condition[model] === WANT_ADAPTIVE && size < maxBatch) window[WINDOW_EXPECTED] = this.#expectedNs(now, model, size, deadline - jitter - transfer);
   }
 
   #endExpired(now: number, model: number, gpuFreeNs: number): void {
@@ -839,6 +882,7 @@ export class ShardRole implements Role {
     const exec = size === 0 ? Infinity : window[WINDOW_READY]!;
     const invalidAfter = size === 0 ? -Infinity : window[WINDOW_INVALID_AFTER]!;
     const rank = size === 0 ? Infinity : window[WINDOW_RANK]!;
+    const adaptive = size > 0 && this.#condition[model] === WANT_ADAPTIVE;
     // After this moment no grant can be made in time any more: decide again. An empty queue needs no timer.
     const timer = size === 0 ? Infinity : Math.floor(invalidAfter - window[WINDOW_LEAD]!) + 1;
     this.#timers.set(model, timer);
@@ -848,7 +892,8 @@ export class ShardRole implements Role {
       this.#publishedSize[model] === size &&
       this.#publishedExecNs[model] === exec &&
       this.#publishedInvalidNs[model] === invalidAfter &&
-      this.#publishedRankNs[model] === rank
+      this.#publishedRankNs[model] === rank &&
+      !(adaptive && this.#moved(model, size, window[WINDOW_EXPECTED]!))
     ) {
       return 0;
     }
@@ -857,6 +902,8 @@ export class ShardRole implements Role {
     this.#publishedExecNs[model] = exec;
     this.#publishedInvalidNs[model] = invalidAfter;
     this.#publishedRankNs[model] = rank;
+    this.#publishedExpectedNs[model] = window[WINDOW_EXPECTED]!;
+    this.#publishedFlags[model] = adaptive && size >= this.#worthSize[model]! ? CANDIDATE_MAY_START : 0;
     const mailboxes = this.#mailboxes;
     const at = mailboxes.slot(model);
     const f64 = mailboxes.f64;
@@ -866,6 +913,9 @@ export class ShardRole implements Role {
     f64[(at >> 1) + CANDIDATE_RANK_NS] = rank;
     f64[(at >> 1) + CANDIDATE_INVALID_AFTER_NS] = invalidAfter;
     f64[(at >> 1) + CANDIDATE_LEAD_NS] = window[WINDOW_LEAD]!;
+    f64[(at >> 1) + CANDIDATE_EXPECTED_NS] = window[WINDOW_EXPECTED]!;
+    f64[(at >> 1) + CANDIDATE_DEADLINE_NS] = window[WINDOW_DEADLINE]!;
+    mailboxes.i32[at + CANDIDATE_FLAGS] = this.#publishedFlags[model]!;
     mailboxes.publish(model);
     this.#dirty.mark(model);
     return 1;
@@ -881,6 +931,7 @@ export class ShardRole implements Role {
     const meter = this.#meter;
     if (!meter.known(model)) {
       this.#target[model] = firstTargetBatch(this.#latencies[model]!, this.#maxBatch[model]!, this.#sloNs[model]!);
+      this.#expect(model, 0);
       return;
     }
     const rate = meter.ratePerSecond(model);
@@ -893,6 +944,17 @@ export class ShardRole implements Role {
     this.#i32[row + SHARD_MODEL_TARGET] = target;
     f64[(row >> 1) + SHARD_MODEL_RATE_PER_SECOND] = rate;
     f64[(row >> 1) + SHARD_MODEL_RATED_UNTIL_NS] = meter.nextTickNs[model]! - SAMPLE_NS;
+    this.#expect(model, rate);
+  }
+
+  /** What `#expectedNs` needs, from the chord of ℓ up to the target size. */
+  #expect(model: number, ratePerSecond: number): void {
+    if (this.#condition[model] !== WANT_ADAPTIVE) return;
+    const latencyNs = this.#latencies[model]!;
+    const slopeNs = slopeOf(latencyNs, this.#target[model]!, this.#maxBatch[model]!);
+    this.#slopeNs[model] = slopeNs;
+    this.#gain[model] = 1 / (1 + (slopeNs * ratePerSecond) / 1e9);
+    this.#worthSize[model] = (WORTH_STARTING * (latencyNs[1]! - slopeNs) * ratePerSecond) / 1e9;
   }
 }
 

@@ -12,15 +12,16 @@
  */
 import type { Observer } from '#rubato/protocol/observer.js';
 import { REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '#rubato/protocol/client-port.js';
-import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, firstShardOf, type SchedulerConfig } from '#rubato/protocol/config.js';
+import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, firstShardOf, type SchedulerConfig, WANT_ADAPTIVE } from '#rubato/protocol/config.js';
 import { CELL_NOW } from '#rubato/protocol/role.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
 import { MARGIN_DROP_SHARE } from '#rubato/protocol/shared-memory.js';
 import { SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
+import type { LookAhead } from '#rubato/dispatch/look-ahead.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import {
-  decide, type Decision, dropShare, type Entry, finishNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, type SeenModel, targetSize, type Window, windowOf,
+  decide, type Decision, dropShare, type Entry, finishNs, meanBatchNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, type SeenModel, targetSize, type Window, windowOf, worthSize,
 } from './reference-policy.js';
 
 export interface ModelSpec {
@@ -92,6 +93,8 @@ export type Property =
   | 'policy'
   /** θ is that of the reference, at each tick and unchanged between ticks. */
   | 'drop share'
+  /** Only a model of the condition `adaptive` is granted a GPU before its batch is due; the look-ahead and the reserve are those of the reference. */
+  | 'early'
   /** The scheduler came to rest and threw nothing. */
   | 'sound';
 
@@ -119,6 +122,9 @@ interface Request {
 
 /** What a model has published last, unless it was granted since. */
 interface Candidate {
+  readonly size: number;
+  /** The size that is worth an early start, as of when it was published. */
+  readonly worthSize: number;
   readonly rankNs: number;
   readonly window: Window;
 }
@@ -196,11 +202,15 @@ export class Run implements Observer {
   #nextTickNs = -Infinity;
   /** θ: as it must be, to the last digits, and as it is. */
   #dropShare = 0;
+  /** H and R of the policy `adaptive`, and how many GPUs will be wanted at once within a time. */
+  #meanBatchNs = 0;
+  #reserve = 0;
+  #wantedWithin: (aheadNs: number) => number = () => 0;
   /** By model: the timer published last, and whether a candidate stands that needs none. */
   readonly #timerNs: Float64Array;
   readonly #overdue: Uint8Array;
   readonly #candidates: (Candidate | null)[];
-  readonly #grants: ({ gpu: number; freeAtNs: number } | null)[];
+  readonly #grants: ({ gpu: number; freeAtNs: number; early: boolean } | null)[];
   readonly #expiredNow: Request[][];
   readonly #lanes: Request[][];
   readonly #cancels: Request[][];
@@ -247,10 +257,12 @@ export class Run implements Observer {
       };
     });
     const { dispatcher } = this.host;
+    this.#watch(dispatcher.lookAhead);
     const poll = dispatcher.poll.bind(dispatcher);
     dispatcher.poll = () => {
+      this.#tick();
       poll();
-      this.#checkTick();
+      this.#checkDropShare();
     };
   }
 
@@ -400,13 +412,66 @@ export class Run implements Observer {
     this.#seen[model] = { model: policyModel, ratePerSecond, target, ratedUntilNs: this.#meters[model]!.wholeUntilNs(now) };
   }
 
-  /** The dispatcher computes θ when it is polled and 50 ms have passed since it has done so. */
-  #checkTick(): void {
+  /** Keeps what the look-ahead is told in plain lists, and compares each of its answers with a scan of all times. */
+  #watch(lookAhead: LookAhead): void {
+    const bucketNs = Math.ceil(Math.max(...this.#models.map((model) => model.sloNs)) / 512);
+    const bucketOf = (timeNs: number): number => Math.floor(timeNs / bucketNs);
+    /** A deadline of more than twice the longest SLO is beyond what is looked at: it is taken for the end of that. */
+    const seen = (timeNs: number): number => (timeNs === Infinity ? Infinity : Math.min(bucketOf(timeNs), bucketOf(this.host.nowNs) + 1023));
+    const spans = new Map<string, { from: number; to: number }>();
+    const { expect, forget, occupy, most, granted } = lookAhead;
+    lookAhead.expect = (model, startNs, deadlineNs) => {
+      spans.set(`model ${model}`, { from: seen(startNs), to: seen(deadlineNs) });
+      expect.call(lookAhead, model, startNs, deadlineNs);
+    };
+    lookAhead.forget = (model) => {
+      spans.delete(`model ${model}`);
+      forget.call(lookAhead, model);
+    };
+    lookAhead.occupy = (gpu, untilNs) => {
+      if (untilNs === -Infinity) spans.delete(`gpu ${gpu}`);
+      else spans.set(`gpu ${gpu}`, { from: 0, to: seen(untilNs) });
+      occupy.call(lookAhead, gpu, untilNs);
+    };
+    this.#wantedWithin = (aheadNs) => {
+      const now = bucketOf(this.host.nowNs);
+      const last = Math.min(now + 1023, now + Math.ceil(aheadNs / bucketNs));
+      // occ grows only where something begins.
+      const times = [now, ...[...spans.values()].map(({ from }) => from).filter((from) => from > now && from <= last)];
+      const occ = (at: number): number => [...spans.values()].filter(({ from, to }) => from <= at && at < to).length;
+      return Math.max(...times.map(occ));
+    };
+    lookAhead.most = (aheadNs) => {
+      const actual = most.call(lookAhead, aheadNs);
+      const expected = this.#wantedWithin(aheadNs);
+      this.#check(Math.abs(aheadNs - this.#meanBatchNs) <= 1e-9 * aheadNs, 'early', () => `looks ahead ${aheadNs} ns, expected ${this.#meanBatchNs}`);
+      this.#meanBatchNs = aheadNs; // the same; which bucket it ends in may be a matter of the last digit
+      this.#check(actual === expected, 'early', () => `within ${aheadNs} ns at most ${actual} GPUs are wanted at once, expected ${expected}`);
+      return actual;
+    };
+    lookAhead.granted = (waitNs, batchNs, gpus) => {
+      granted.call(lookAhead, waitNs, batchNs, gpus);
+      const step = waitNs > 0 ? 0.25 * Math.min(1, waitNs / (0.1 * batchNs)) : (-0.25 * 0.02) / 0.98;
+      this.#reserve = Math.min(this.#scenario.gpus, Math.max(0, this.#reserve + step));
+      this.#check(Math.abs(lookAhead.reserve - this.#reserve) < 1e-9, 'early', () => `the reserve is ${lookAhead.reserve}, expected ${this.#reserve}`);
+    };
+  }
+
+  #unreserved(): number {
+    return this.#scenario.gpus - Math.floor(this.#reserve);
+  }
+
+  /** The dispatcher computes θ and H when it is polled and 50 ms have passed since it has done so. */
+  #tick(): void {
     const now = this.host.nowNs;
-    if (now >= this.#nextTickNs) {
-      this.#nextTickNs = now + TICK_NS;
-      this.#dropShare = dropShare(this.#seen.filter((seen) => seen !== null), this.#scenario.gpus, now);
-    }
+    if (now < this.#nextTickNs) return;
+    this.#nextTickNs = now + TICK_NS;
+    const seen = this.#seen.filter((model) => model !== null);
+    this.#dropShare = dropShare(seen, this.#scenario.gpus, now);
+    this.#meanBatchNs = meanBatchNs(seen, now);
+  }
+
+  #checkDropShare(): void {
     const { memory } = this.host;
     const actual = new Float64Array(memory.buffer, memory.margins)[MARGIN_DROP_SHARE]!;
     const same = Math.abs(actual - this.#dropShare) <= 1e-9 * this.#dropShare;
@@ -416,7 +481,7 @@ export class Run implements Observer {
 
   // ---------------------------------------------------------------- what the roles say
 
-  granted(nowNs: number, model: number, gpu: number, execNs: number, freeAtNs: number): void {
+  granted(nowNs: number, model: number, gpu: number, execNs: number, freeAtNs: number, early: boolean): void {
     const { freeAt } = this.host.dispatcher.pool;
     this.#counts[model]!.grants++;
     this.#check(this.#grants[model] === null, 'grant', () => `model ${model} was granted GPU ${gpu} while a grant of it is not answered`);
@@ -433,9 +498,17 @@ export class Run implements Observer {
     const candidate = this.#candidates[model];
     this.#check(candidate !== null, 'grant', () => `model ${model} was granted a GPU on a candidate of before its last answer`);
     this.#check(!candidate || execNs <= candidate.window.invalidAfterNs, 'invalidAfter', () => `model ${model} was granted a GPU for ${execNs}, not valid after ${candidate!.window.invalidAfterNs}`);
-    if (this.#oneByOne) this.#checkRank(nowNs, model);
+    if (early) {
+      this.#check(this.#models[model]!.condition === WANT_ADAPTIVE, 'early', () => `model ${model} was granted a GPU early, its condition is another`);
+      this.#check(!candidate || !this.#oneByOne || !isDue(candidate, nowNs), 'early', () => `model ${model} was granted a GPU early, its batch was due`);
+      this.#check(!candidate || !this.#oneByOne || candidate.size > candidate.worthSize - 1e-9, 'early', () => `model ${model} was granted a GPU early for ${candidate!.size}, worth it would be ${candidate!.worthSize}`);
+      const wanted = this.#wantedWithin(this.#meanBatchNs);
+      this.#check(wanted > this.#unreserved(), 'early', () => `model ${model} was granted a GPU early though of ${this.#unreserved()} only ${wanted} are wanted at once`);
+    } else if (this.#oneByOne) {
+      this.#checkRank(nowNs, model);
+    }
     this.#candidates[model] = null;
-    this.#grants[model] = { gpu, freeAtNs };
+    this.#grants[model] = { gpu, freeAtNs, early };
     this.#grantOfGpu[gpu] = model;
   }
 
@@ -459,16 +532,18 @@ export class Run implements Observer {
   planned(nowNs: number, model: number, gpu: number, size: number, execNs: number, invalidAfterNs: number, slots: Int32Array, from: number): void {
     const { maxBatch, latencyNs } = this.#models[model]!;
     this.#check(size >= 1 && size <= maxBatch, 'batch size', () => `model ${model} closed a batch of ${size}, its maxBatch is ${maxBatch}`);
+    const early = this.#grants[model]?.early === true;
     const freeAtNs = this.#answered(model, gpu);
     const { decision, window } = this.#compare(nowNs, model, freeAtNs, size);
     const soonest = Math.max(window.earliestNs, freeAtNs);
     const invalidAfter = decision.size === size ? window.invalidAfterNs : invalidAfterNs;
     this.#check(execNs <= invalidAfter, 'invalidAfter', () => `model ${model} plans to start at ${execNs}, not valid after ${invalidAfter}`);
     if (decision.size === size) {
-      const exec = Math.max(window.readyNs, freeAtNs);
+      const ready = early ? window.earliestNs : window.readyNs;
+      const exec = Math.max(ready, freeAtNs);
       this.#check(exec === execNs && window.invalidAfterNs === invalidAfterNs, 'policy', () =>
         `model ${model} plans to start at ${execNs}, valid until ${invalidAfterNs}; expected ${exec} and ${window.invalidAfterNs}`);
-      this.#check(window.readyNs <= soonest + this.#margins.jitterNs, 'policy', () => `model ${model} closed a batch at ${nowNs} that is worth deferring to ${window.readyNs}`);
+      this.#check(ready <= soonest + this.#margins.jitterNs, 'policy', () => `model ${model} closed a batch at ${nowNs} that is worth deferring to ${window.readyNs}`);
     }
     this.#lastExecNs[model] = execNs;
 
@@ -502,9 +577,10 @@ export class Run implements Observer {
 
   refused(nowNs: number, model: number, gpu: number): void {
     this.#counts[model]!.refusals++;
+    const early = this.#grants[model]?.early === true;
     const freeAtNs = this.#answered(model, gpu);
     const { decision, window } = this.#compare(nowNs, model, freeAtNs, null);
-    const worthDeferring = window.readyNs > Math.max(window.earliestNs, freeAtNs) + this.#margins.jitterNs;
+    const worthDeferring = !early && window.readyNs > Math.max(window.earliestNs, freeAtNs) + this.#margins.jitterNs;
     this.#check(decision.size === 0 || worthDeferring, 'policy', () => `model ${model} refused GPU ${gpu} though a batch of ${decision.size} should start`);
   }
 
@@ -551,7 +627,7 @@ export class Run implements Observer {
     // Granted meanwhile: this candidate bears the stamp of before, and must not be used.
     const stale = this.#grants[model] !== null;
     const latest = decision.deadline - this.#margins.jitterNs - this.#models[model]!.latencyNs[size]!;
-    this.#candidates[model] = stale ? null : { rankNs: decision.overdue ? decision.deadline : latest, window };
+    this.#candidates[model] = stale ? null : { size, worthSize: this.#seen[model] === null ? 0 : worthSize(this.#seen[model]!), rankNs: decision.overdue ? decision.deadline : latest, window };
     const timer = Math.floor(window.invalidAfterNs - window.leadNs) + 1;
     this.#check(execNs === window.readyNs, 'policy', () => `model ${model} published a start at ${execNs}, expected ${window.readyNs}`);
     // Sooner is allowed: a batch that still gathers is looked at again on the way.
@@ -679,7 +755,10 @@ export class Run implements Observer {
       this.#equation(model);
       this.#check(this.#grants[model] === null, 'grant', () => `a grant of model ${model} is not answered at rest`);
       if (queued === 0) continue;
-      if (this.#oneByOne) this.#checkNotLeft(model, nowNs);
+      if (this.#oneByOne) {
+        this.#checkNotLeft(model, nowNs);
+        this.#checkNotHeldBack(model, nowNs);
+      }
       const timer = this.#timerNs[model]!;
       this.#check(this.#overdue[model] === 1 || (timer > nowNs && timer < Infinity), 'timer', () => `model ${model} has ${queued} requests waiting and its timer is ${timer}`);
     }
@@ -696,6 +775,21 @@ export class Run implements Observer {
     this.#batchesOfGpu.forEach((_, gpu) => {
       const freeAt = this.#freeAtNs(gpu, nowNs);
       this.#check(freeAt > start, 'matching', () => `model ${model} waits for a GPU to start at ${start} though GPU ${gpu} is free at ${freeAt}`);
+    });
+  }
+
+  /** While too many GPUs will be wanted at once, none is idle beside a batch that is worth an early start. */
+  #checkNotHeldBack(model: number, nowNs: number): void {
+    const candidate = this.#candidates[model]!;
+    if (candidate === null || this.#models[model]!.condition !== WANT_ADAPTIVE || isDue(candidate, nowNs)) return;
+    if (candidate.size < candidate.worthSize + 1e-9) return;
+    const wanted = this.#wantedWithin(this.#meanBatchNs);
+    if (wanted <= this.#unreserved()) return;
+    // What the dispatcher knows of the batch may be of a time when it was smaller.
+    const start = nowNs + this.#margins.controlNs + this.#margins.transferNs;
+    this.#batchesOfGpu.forEach((_, gpu) => {
+      const freeAt = this.#freeAtNs(gpu, nowNs);
+      this.#check(freeAt > start, 'early', () => `model ${model} gathers beside GPU ${gpu}, free at ${freeAt}, though ${wanted} GPUs are wanted at once, of ${this.#unreserved()}`);
     });
   }
 

@@ -255,6 +255,61 @@ const MUTANTS: readonly Mutant[] = [
     file: 'dispatch/cluster', find: '(latencyNs[1] - slopeNs)', replace: 'latencyNs[1]',
     caughtBy: 'drop share',
   },
+  {
+    name: 'grants a GPU early without saying so',
+    file: 'dispatch/dispatcher', find: 'this.#grant(model, gpu, earliest, GRANT_EARLY);', replace: 'this.#grant(model, gpu, earliest, 0);',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'may grant a GPU early to a model of any condition',
+    file: 'shards/shard', find: 'adaptive && size >= this.#worthSize[model]', replace: 'size >= this.#worthSize[model]',
+    caughtBy: 'early',
+  },
+  {
+    name: 'starts every batch early for which there is a GPU',
+    file: 'dispatch/dispatcher', find: '<= this.#unreserved())', replace: '<= 0)',
+    caughtBy: 'early',
+  },
+  {
+    name: 'starts no batch early',
+    file: 'dispatch/dispatcher', find: '<= this.#unreserved())', replace: '< Infinity)',
+    caughtBy: 'early',
+  },
+  {
+    name: 'keeps no reserve',
+    file: 'dispatch/dispatcher', find: 'Math.floor(this.lookAhead.reserve)', replace: '0',
+    caughtBy: 'early',
+  },
+  {
+    name: 'looks ahead for half a batch only',
+    file: 'dispatch/cluster', find: 'batches > 0 ? batchTime / batches', replace: 'batches > 0 ? batchTime / batches / 2',
+    caughtBy: 'early',
+  },
+  {
+    name: 'asks twice as much of a batch that is to start early',
+    file: 'shards/shard', find: 'const WORTH_STARTING = 0.5;', replace: 'const WORTH_STARTING = 1;',
+    caughtBy: 'early',
+  },
+  {
+    name: 'forgets in the look-ahead what has begun',
+    file: 'dispatch/look-ahead', find: 'this.#begun += value;\n            this.#add(', replace: 'this.#add(',
+    caughtBy: 'early',
+  },
+  {
+    name: 'looks ahead to the end of the ring only',
+    file: 'dispatch/look-ahead', find: 'if (count > straight)', replace: 'if (false)',
+    caughtBy: 'early',
+  },
+  {
+    name: 'leaves the ends out of the look-ahead',
+    file: 'dispatch/look-ahead', find: 'this.#mark(to, -1);', replace: '',
+    caughtBy: 'early',
+  },
+  {
+    name: 'keeps every reserve that it has learnt',
+    file: 'dispatch/look-ahead', find: 'this.reserve -=', replace: 'this.reserve -= 0 *',
+    caughtBy: 'early',
+  },
 ];
 
 /** The same for every mutant: drawn once from a fixed seed, and the ones that were found by hand. */
@@ -313,7 +368,7 @@ describe('each property fails for a scheduler that is broken', () => {
     const proven = new Set(MUTANTS.map((mutant) => mutant.caughtBy));
     const all: Record<Property, boolean> = {
       'one outcome': true, 'right outcome': true, 'never late': true, 'invalidAfter': true, 'one batch per GPU': true, 'lowest GPU': true, 'grant': true, 'matching': true,
-      'timeout drop': true, 'window drop': true, 'timer': true, 'equation': true, 'batch size': true, 'oldest first': true, 'policy': true, 'drop share': true,
+      'timeout drop': true, 'window drop': true, 'timer': true, 'equation': true, 'batch size': true, 'oldest first': true, 'policy': true, 'drop share': true, 'early': true,
       sound: false, // what is thrown is not a rule of its own
     };
     assert.deepEqual(Object.entries(all).filter(([property, needed]) => needed && !proven.has(property as Property)), []);

@@ -45,6 +45,10 @@ describe('every rule of the scheduler holds at every instant', () => {
     });
   }
 
+  it('under the condition adaptive, when many models share few GPUs', () => {
+    holds(scenarioArb({ models: 9, gpus: 4, events: 150 }).map(only({ condition: 'adaptive' })), check, 400);
+  });
+
   it('when many models share few GPUs', () => {
     holds(scenarioArb({ models: 9, gpus: 3, events: 150 }), check, 300);
   });
@@ -131,7 +135,7 @@ function longRun(seed: number): Scenario {
   const models = [1, 3, 8].map((weight): ModelSpec => ({
     alphaNs: weight * 100e3, betaNs: weight * 500e3, maxBatch: 64, sloNs: 20e6 * weight, maxQueue: 10_000,
     drop: pick(['window', 'window', 'timeout', 'never', 'adaptive', 'adaptive']),
-    condition: pick(['frontrun', 'frontrun', 'latest', 'immediate', 'target-size', 'target-delay']),
+    condition: pick(['frontrun', 'frontrun', 'latest', 'immediate', 'target-size', 'target-delay', 'adaptive', 'adaptive']),
   }));
   const events: ScenarioEvent[] = [];
   models.forEach((model, index) => {

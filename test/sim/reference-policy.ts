@@ -3,7 +3,7 @@
  * arrays, linear scans, nothing incremental but what the rules themselves call incremental (a request that the window
  * has passed over does not come back). Slow and obvious; the tests hold the real one against it, decision by decision.
  */
-import { DROP_ADAPTIVE, DROP_NEVER, DROP_TIMEOUT, WANT_FRONTRUN, WANT_IMMEDIATE, WANT_LATEST, WANT_TARGET_DELAY, WANT_TARGET_SIZE } from '#rubato/protocol/config.js';
+import { DROP_ADAPTIVE, DROP_NEVER, DROP_TIMEOUT, WANT_ADAPTIVE, WANT_FRONTRUN, WANT_IMMEDIATE, WANT_LATEST, WANT_TARGET_DELAY, WANT_TARGET_SIZE } from '#rubato/protocol/config.js';
 
 export interface Entry {
   readonly deadline: number;
@@ -154,6 +154,7 @@ export function windowOf(decision: Decision, model: PolicyModel, margins: Policy
   const frontrun = deadline - margins.jitterNs - longer - margins.transferNs;
   const wants: Record<number, number> = {
     [WANT_FRONTRUN]: frontrun,
+    [WANT_ADAPTIVE]: frontrun,
     [WANT_LATEST]: latest,
     [WANT_IMMEDIATE]: earliestNs,
     [WANT_TARGET_SIZE]: size >= target ? earliestNs : frontrun,
@@ -221,18 +222,25 @@ export interface SeenModel {
   readonly ratedUntilNs: number;
 }
 
+/** The share of a rate that still counts, if its model had no request since. */
+function leftOf({ ratedUntilNs }: SeenModel, nowNs: number): number {
+  return Math.min(1, Math.max(0, 1 - (nowNs - ratedUntilNs - SAMPLE_NS) / (SAMPLES * SAMPLE_NS)));
+}
+
+/** α and β of the line through ℓ(1) and ℓ(t). */
+function lineOf(model: PolicyModel, target: number): { slope: number; fixed: number } {
+  const one = model.latencyNs[1]!;
+  const end = Math.max(2, target);
+  const slope = model.maxBatch === 1 ? one : (model.latencyNs[end]! - one) / (end - 1);
+  return { slope, fixed: one - slope };
+}
+
 /**
  * κ of ALGORITHM 1.7 by its meaning: the scale at which batches of κt just keep the GPUs busy, Σ λ·ℓ(κt)/(κt) = G, found
  * by halving. ℓ is the line through ℓ(1) and ℓ(t); a model that had no request for a while is forgotten little by little.
  */
 export function batchScale(models: readonly SeenModel[], gpus: number, nowNs: number): number {
-  const lines = models.map(({ model, ratePerSecond, target, ratedUntilNs }) => {
-    const left = Math.min(1, Math.max(0, 1 - (nowNs - ratedUntilNs - SAMPLE_NS) / (SAMPLES * SAMPLE_NS)));
-    const one = model.latencyNs[1]!;
-    const end = Math.max(2, target);
-    const slope = model.maxBatch === 1 ? one : (model.latencyNs[end]! - one) / (end - 1);
-    return { perNs: (ratePerSecond * left) / 1e9, slope, fixed: one - slope, target };
-  });
+  const lines = models.map((seen) => ({ perNs: (seen.ratePerSecond * leftOf(seen, nowNs)) / 1e9, target: seen.target, ...lineOf(seen.model, seen.target) }));
   const busy = (scale: number): number => lines.reduce((sum, { perNs, slope, fixed, target }) => sum + perNs * (slope + fixed / (scale * target)), 0);
   if (busy(Infinity) >= gpus) return Infinity;
   let [low, high] = [0, 1e12];
@@ -243,6 +251,18 @@ export function batchScale(models: readonly SeenModel[], gpus: number, nowNs: nu
     if (high < 1e-12) return 0;
   }
   return high;
+}
+
+/** H: how long a batch of the target size takes, in the mean of all batches. */
+export function meanBatchNs(models: readonly SeenModel[], nowNs: number): number {
+  const batches = models.map((seen) => ({ weight: (seen.ratePerSecond * leftOf(seen, nowNs)) / seen.target, lengthNs: seen.model.latencyNs[seen.target]! }));
+  const all = batches.reduce((sum, { weight }) => sum + weight, 0);
+  return all === 0 ? 0 : batches.reduce((sum, { weight, lengthNs }) => sum + weight * lengthNs, 0) / all;
+}
+
+/** The requests that a batch needs before it is worth an early start: half of those that come in the fixed part of its time. */
+export function worthSize({ model, ratePerSecond, target }: SeenModel): number {
+  return 0.5 * lineOf(model, target).fixed * (ratePerSecond / 1e9);
 }
 
 /** θ. */

@@ -1,0 +1,215 @@
+/**
+ * How many GPUs will be wanted at once, if every model waits for its frontrun: the look-ahead of the policy `adaptive`
+ * (ALGORITHM.md 1.7, parts 2 and 3), and the reserve of GPUs that it keeps.
+ *
+ *   occ(x) = GPUs busy past x + candidates that are expected to start by x and whose deadline lies after x
+ *
+ * Time is cut in buckets. A busy GPU or a candidate is +1 in the bucket where it begins and −1 where it ends; occ is the
+ * sum from the past up to a bucket. What lies in the past is folded into one number, `#begun`; the future is a ring of buckets, the
+ * leaves of a tree that knows of each node the sum and the largest sum from its left end, at least 0. So a change, and the
+ * largest occ of any stretch of time, cost O(log buckets).
+ */
+export const BUCKETS = 1024;
+/** The longest SLO has half of the ring: what lies beyond its end is taken for its end. */
+export const BUCKETS_PER_SLO = BUCKETS / 2;
+const NEVER = 2 ** 52;
+const NOTHING = -1;
+/** Aims at so many batches that find no GPU at their frontrun. */
+const MISSED_SHARE = 0.02;
+const STEP = 0.25;
+/** A wait of this share of a batch time counts as a whole miss. */
+const WHOLE_MISS = 0.1;
+
+export class LookAhead {
+  /** GPUs that are kept free for what is not expected: as many as it takes that few batches find none. */
+  reserve = 0;
+  readonly #bucketNs: number;
+  /** The bucket of now, counted from time 0. */
+  #now = 0;
+  /** occ in the bucket of now. */
+  #begun = 0;
+  readonly #sum = new Int32Array(2 * BUCKETS);
+  readonly #peak = new Int32Array(2 * BUCKETS);
+  /** By candidate, then by GPU: buckets of begin and end. */
+  readonly #from: Float64Array;
+  readonly #to: Float64Array;
+  readonly #models: number;
+  /** Whether, and for which questions, the last answers still hold. */
+  #mostHolds = false;
+  #mostAheadNs = 0;
+  #most = 0;
+  #whenHolds = false;
+  #whenLimit = 0;
+  #whenAheadNs = 0;
+  #when = Infinity;
+  /** Of the walk under way. */
+  #walked = 0;
+  #found = 0;
+
+  constructor(models: number, gpus: number, bucketNs: number) {
+    this.#models = models;
+    this.#bucketNs = bucketNs;
+    this.#from = new Float64Array(models + gpus).fill(NOTHING);
+    this.#to = new Float64Array(models + gpus).fill(NOTHING);
+  }
+
+  /** The candidate of a model is expected to start at `startNs`, and must have ended by `deadlineNs`. */
+  expect(model: number, startNs: number, deadlineNs: number): void {
+    this.#place(model, startNs, deadlineNs);
+  }
+
+  /** The model has no candidate. */
+  forget(model: number): void {
+    this.#remove(model);
+  }
+
+  /** A GPU is busy until `untilNs`; −Infinity: it is idle. */
+  occupy(gpu: number, untilNs: number): void {
+    if (untilNs === -Infinity) this.#remove(this.#models + gpu);
+    else this.#place(this.#models + gpu, -Infinity, untilNs);
+  }
+
+  /** Time goes on: what has begun by now is folded together. */
+  advance(nowNs: number): void {
+    const bucket = Math.floor(nowNs / this.#bucketNs);
+    if (bucket === this.#now) return;
+    this.#mostHolds = this.#whenHolds = false;
+    if (bucket - this.#now >= BUCKETS) {
+      this.#begun += this.#sum[1]!;
+      this.#sum.fill(0);
+      this.#peak.fill(0);
+      this.#now = bucket;
+    }
+    while (this.#now < bucket) {
+      this.#now++;
+      const value = this.#sum[BUCKETS + (this.#now & (BUCKETS - 1))]!;
+      if (value === 0) continue;
+      this.#begun += value;
+      this.#add(this.#now & (BUCKETS - 1), -value);
+    }
+  }
+
+  /** The largest occ from now until `aheadNs` from now. */
+  most(aheadNs: number): number {
+    if (this.#mostHolds && aheadNs === this.#mostAheadNs) return this.#most;
+    this.#mostHolds = true;
+    this.#mostAheadNs = aheadNs;
+    this.#walked = 0;
+    this.#found = 0;
+    const count = this.#ahead(aheadNs);
+    const first = (this.#now + 1) & (BUCKETS - 1);
+    const straight = Math.min(count, BUCKETS - first);
+    this.#walk(1, 0, BUCKETS, first, first + straight);
+    if (count > straight) this.#walk(1, 0, BUCKETS, 0, count - straight);
+    this.#most = this.#begun + this.#found;
+    return this.#most;
+  }
+
+  /** When an occ above `limit` will first lie less than `aheadNs` ahead; +Infinity if that is not expected, or now. */
+  whenAbove(limit: number, aheadNs: number): number {
+    if (this.#whenHolds && limit === this.#whenLimit && aheadNs === this.#whenAheadNs) return this.#when;
+    this.#whenHolds = true;
+    this.#whenLimit = limit;
+    this.#whenAheadNs = aheadNs;
+    this.#when = this.#firstAbove(limit, aheadNs);
+    return this.#when;
+  }
+
+  #firstAbove(limit: number, aheadNs: number): number {
+    this.#walked = this.#begun;
+    if (this.#walked > limit) return Infinity;
+    const first = (this.#now + 1) & (BUCKETS - 1);
+    let leaf = this.#find(1, 0, BUCKETS, first, BUCKETS, limit);
+    if (leaf < 0) leaf = this.#find(1, 0, BUCKETS, 0, first - 1, limit);
+    if (leaf < 0) return Infinity;
+    const bucket = this.#now + ((leaf - this.#now) & (BUCKETS - 1));
+    const when = bucket - this.#ahead(aheadNs);
+    return when > this.#now ? when * this.#bucketNs : Infinity;
+  }
+
+  /** A batch was granted a GPU for `waitNs` after the start it wanted. `batchNs` is how long one of the target size takes. */
+  granted(waitNs: number, batchNs: number, gpus: number): void {
+    if (waitNs > 0) this.reserve += STEP * Math.min(1, waitNs / (WHOLE_MISS * batchNs));
+    else this.reserve -= (STEP * MISSED_SHARE) / (1 - MISSED_SHARE);
+    this.reserve = Math.max(0, Math.min(gpus, this.reserve));
+  }
+
+  /** Buckets after that of now. */
+  #ahead(aheadNs: number): number {
+    return Math.min(BUCKETS - 1, Math.ceil(aheadNs / this.#bucketNs));
+  }
+
+  #place(index: number, fromNs: number, toNs: number): void {
+    const from = this.#bucketOf(fromNs);
+    const to = this.#bucketOf(toNs);
+    if (from === this.#from[index] && to === this.#to[index]) return;
+    this.#remove(index);
+    if (to <= from) return;
+    this.#from[index] = from;
+    this.#to[index] = to;
+    this.#mark(from, 1);
+    this.#mark(to, -1);
+  }
+
+  #remove(index: number): void {
+    if (this.#from[index] === NOTHING) return;
+    this.#mark(this.#from[index]!, -1);
+    this.#mark(this.#to[index]!, 1);
+    this.#from[index] = NOTHING;
+  }
+
+  /** What has begun, or ended, does so now at the latest; what is beyond the ring ends with it, or never. */
+  #bucketOf(timeNs: number): number {
+    if (timeNs === Infinity) return NEVER;
+    const bucket = Math.floor(timeNs / this.#bucketNs);
+    if (bucket <= this.#now) return this.#now;
+    return Math.min(bucket, this.#now + BUCKETS - 1);
+  }
+
+  #mark(bucket: number, value: number): void {
+    if (bucket === NEVER) return;
+    this.#mostHolds = this.#whenHolds = false;
+    if (bucket <= this.#now) this.#begun += value;
+    else this.#add(bucket & (BUCKETS - 1), value);
+  }
+
+  #add(leaf: number, value: number): void {
+    const sum = this.#sum;
+    const peak = this.#peak;
+    let node = BUCKETS + leaf;
+    sum[node]! += value;
+    peak[node] = Math.max(0, sum[node]!);
+    for (node >>= 1; node > 0; node >>= 1) {
+      sum[node]! += value;
+      peak[node] = Math.max(peak[2 * node]!, sum[2 * node]! + peak[2 * node + 1]!);
+    }
+  }
+
+  /** Goes over the leaves `from … to - 1`; the largest sum on the way is found. */
+  #walk(node: number, low: number, high: number, from: number, to: number): void {
+    if (to <= low || high <= from) return;
+    if (from <= low && high <= to) {
+      this.#found = Math.max(this.#found, this.#walked + this.#peak[node]!);
+      this.#walked += this.#sum[node]!;
+      return;
+    }
+    const middle = (low + high) >> 1;
+    this.#walk(2 * node, low, middle, from, to);
+    this.#walk(2 * node + 1, middle, high, from, to);
+  }
+
+  /** As `#walk`, to the first leaf where the sum is above `limit`, or -1. */
+  #find(node: number, low: number, high: number, from: number, to: number, limit: number): number {
+    if (to <= low || high <= from) return -1;
+    if (from <= low && high <= to) {
+      if (this.#walked + this.#peak[node]! <= limit) {
+        this.#walked += this.#sum[node]!;
+        return -1;
+      }
+      if (node >= BUCKETS) return low;
+    }
+    const middle = (low + high) >> 1;
+    const left = this.#find(2 * node, low, middle, from, to, limit);
+    return left >= 0 ? left : this.#find(2 * node + 1, middle, high, from, to, limit);
+  }
+}

@@ -1,0 +1,170 @@
+/** What the policy `adaptive` promises, on the workloads it was made for. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { Random } from '#rubato/model/random.js';
+import { type Condition, CONDITIONS, type DropPolicy, DROP_POLICIES } from '#rubato/protocol/config.js';
+import type { Observer } from '#rubato/protocol/observer.js';
+import { Arrivals } from '#rubato/sim/arrivals.js';
+import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
+import { loadWorkload, staggeredOptimum } from '#rubato/sim/workload.js';
+
+interface Played {
+  readonly bad: number;
+  /** Mean busy GPUs, and the batches of each. */
+  readonly busy: number;
+  readonly batchesByGpu: readonly number[];
+  readonly offered: number;
+  readonly reserve: number;
+  readonly mostReserve: number;
+  /** Candidates that the dispatcher was told. */
+  readonly told: number;
+  /** Drops, and those among them whose model had no batch that had waited. */
+  readonly drops: number;
+  readonly unexplained: number;
+  readonly log: string;
+}
+
+interface Options {
+  readonly condition?: Condition;
+  readonly drop?: DropPolicy;
+  readonly shards?: number;
+  readonly gpus?: number;
+  readonly seed?: number;
+}
+
+/** `phases`: seconds, and the load in them as a share of the staggered optimum. */
+function play(name: string, phases: readonly (readonly [seconds: number, load: number])[], options: Options = {}): Played {
+  const { condition = 'adaptive', drop = 'adaptive', shards = 1, gpus = 8, seed = 101 } = options;
+  const workload = loadWorkload(name);
+  const lines: string[] = [];
+  const wantedNs = new Float64Array(workload.models.length).fill(Infinity);
+  const waitedUntilNs = new Float64Array(workload.models.length).fill(-Infinity);
+  let drops = 0;
+  let unexplained = 0;
+  const observer: Observer = {
+    granted: () => {},
+    refused: () => {},
+    published: (_now, model, size, exec) => {
+      // A batch that waits wants the present; it is the first such moment that counts.
+      if (size === 0 || exec > _now) wantedNs[model] = size === 0 ? Infinity : exec;
+      else wantedNs[model] = Math.min(wantedNs[model]!, exec);
+    },
+    planned: (now, model, gpu, size, exec) => {
+      if (wantedNs[model]! < exec) waitedUntilNs[model] = now;
+      wantedNs[model] = Infinity;
+      lines.push(`${now} ${model} ${gpu} ${size} ${exec}`);
+    },
+    expired: (now, model, _slot, _size, gpuFreeNs) => {
+      drops++;
+      // Its own batch has waited, or the one before it, which has just got its GPU.
+      if (!(wantedNs[model]! < Math.max(now, gpuFreeNs) || waitedUntilNs[model] === now)) unexplained++;
+    },
+  };
+  const host = new VirtualHost(virtualConfig({
+    profiles: workload.models.map((model) => model.profile.ns),
+    models: workload.models.map((model, index) => ({
+      name: model.name, sloNs: model.sloNs, profile: index, maxBatch: model.profile.maxBatch, maxQueue: 1e6,
+      dropPolicy: DROP_POLICIES.indexOf(drop), condition: CONDITIONS.indexOf(condition),
+    })),
+    gpus: Array.from({ length: gpus }, () => ({ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 })),
+    shards,
+  }), observer);
+  const { lookAhead } = host.dispatcher;
+  let told = 0;
+  const { expect } = lookAhead;
+  lookAhead.expect = (...args) => {
+    told++;
+    expect.apply(lookAhead, args);
+  };
+  const optimum = staggeredOptimum(workload);
+  let start = 0;
+  let mostReserve = 0;
+  phases.forEach(([seconds, load], phase) => {
+    const streams = workload.models.map((model, index) => new Arrivals(model.arrivals, optimum * load * model.rateShare, new Random(seed + 1000 * phase, index)));
+    const next = streams.map((stream) => start + stream.nextGapNs());
+    const end = start + seconds * 1e9;
+    for (let at = Math.min(...next); at < end; at = Math.min(...next)) {
+      host.advanceTo(at);
+      for (let model = 0; model < next.length; model++) {
+        for (; next[model] === at; next[model]! += streams[model]!.nextGapNs()) host.client.submit(model, at, 0);
+      }
+      host.client.commit();
+      host.settle();
+      mostReserve = Math.max(mostReserve, lookAhead.reserve);
+    }
+    start = end;
+  });
+  host.runOut();
+  const models = workload.models.map((_, index) => host.stats.model(index));
+  const offered = models.reduce((sum, model) => sum + model.accepted, 0);
+  const good = models.reduce((sum, model) => sum + model.completed, 0);
+  const all = host.stats.gpus();
+  return {
+    bad: 1 - good / offered,
+    busy: all.reduce((sum, { busyNs }) => sum + busyNs, 0) / start,
+    batchesByGpu: all.map(({ batches }) => batches),
+    offered, reserve: lookAhead.reserve, mostReserve, told, drops, unexplained,
+    log: lines.sort().join('\n'),
+  };
+}
+
+const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
+
+describe('adaptive', () => {
+  it('drops nobody without a wait for a GPU', () => {
+    // A burst that comes at the last moment may cost the heads of the batch that was about to start; nothing else may.
+    for (const [name, most] of [['mix3', 0], ['tight', 0], ['r50x16-b', 0.002]] as const) {
+      const { drops, unexplained } = play(name, [[4, 1.05]]);
+      assert.ok(drops > 100, `${name}: ${drops} drops, too few to mean anything`);
+      assert.ok(unexplained <= most * drops, `${name}: ${unexplained} of ${drops} drops in batches that had not waited`);
+    }
+  });
+
+  it('serves what the paper’s default cannot: many models, and mixed ones', () => {
+    for (const [name, load] of [['mix3', 0.92], ['r50x16', 0.84]] as const) {
+      const [ours, paper] = [play(name, [[6, load]]), play(name, [[6, load]], { condition: 'frontrun', drop: 'window' })];
+      assert.ok(ours.bad < 0.01 && paper.bad > 0.02, `${name}: ${percent(ours.bad)} bad, under frontrun and window ${percent(paper.bad)}`);
+    }
+  });
+
+  it('needs no more GPUs than deferral does while there is little to do', () => {
+    for (const name of ['r50', 'mix3', 'r50x16']) {
+      const [ours, deferred] = [play(name, [[4, 0.2]]), play(name, [[4, 0.2]], { condition: 'frontrun' })];
+      assert.ok(Math.abs(ours.busy - deferred.busy) < 0.05, `${name}: ${ours.busy.toFixed(2)} GPUs busy, ${deferred.busy.toFixed(2)} with deferral alone`);
+      assert.equal(ours.bad, 0);
+    }
+    assert.deepEqual(play('r50', [[4, 0.2]]).batchesByGpu.slice(3), [0, 0, 0, 0, 0]);
+  });
+
+  it('gives the reserve up again within seconds after a burst', () => {
+    const { reserve, mostReserve } = play('r50x16', [[2, 0.3], [2, 1.2], [8, 0.5]]);
+    assert.ok(mostReserve > 1, `the reserve grew to ${mostReserve.toFixed(2)} only`);
+    assert.equal(reserve, 0);
+  });
+
+  it('has more bad requests under more load, never fewer', () => {
+    for (const name of ['r50x16', 'tight']) {
+      let before = 0;
+      for (const load of [0.5, 0.7, 0.85, 0.95, 1.1]) {
+        const { bad } = play(name, [[4, load]]);
+        assert.ok(bad >= before - 0.002, `${name}: ${percent(bad)} bad at ${load}, ${percent(before)} at less`);
+        before = bad;
+      }
+      assert.ok(before > 0.05, `${name}: ${percent(before)} bad at 1.1`);
+    }
+  });
+
+  it('decides the same for 1, 2 and 4 shards', () => {
+    const log = (shards: number): string => play('mix3-b', [[2, 0.5], [2, 1]], { shards }).log;
+    const one = log(1);
+    assert.equal(log(2), one);
+    assert.equal(log(4), one);
+  });
+
+  it('tells the dispatcher of few requests, in bursts too', () => {
+    for (const name of ['r50', 'r50-b']) {
+      const { told, offered } = play(name, [[3, 0.85]]);
+      assert.ok(told < offered / 3, `${name}: ${told} candidates for ${offered} requests`);
+    }
+  });
+});
