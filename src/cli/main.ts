@@ -101,8 +101,8 @@ bench
   .option('--seconds <t>', 'length of the run (default: the workload’s, else 10; with a trace: all of it)', number(0.1, 3600))
   .option('--gpus <n>', 'emulated GPUs (default: the workload’s)', integer(1, 16384))
   .option('--arrivals <kind>', 'const, poisson or gamma:SHAPE, instead of the workload’s')
-  .option('--drop-policy <name>', DROP_POLICIES.join(', '), oneOf(DROP_POLICIES), 'window' as const)
-  .option('--condition <name>', CONDITIONS.join(', '), oneOf(CONDITIONS), 'frontrun' as const)
+  .option('--drop-policy <name>', DROP_POLICIES.join(', '), oneOf(DROP_POLICIES), 'adaptive' as const)
+  .option('--condition <name>', CONDITIONS.join(', '), oneOf(CONDITIONS), 'adaptive' as const)
   .option('--seed <n>', 'seed of the arrivals', integer(0, 2 ** 31 - 2), 1)
   .option('--waiting <strategy>', `how the scheduler thread waits: ${WAITING_STRATEGIES.join(', ')}`, oneOf(WAITING_STRATEGIES), 'balanced' as const)
   .option('--json <file>', 'write the report as JSON (- for standard output)')
@@ -117,7 +117,7 @@ function simulated(name: string, description: string): Command {
     .description(description)
     .option('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON file`)
     .option('--gpus <n>', 'emulated GPUs (default: the workload’s)', integer(1, 4096))
-    .option('--policy <a,b,…>', 'policies to compare, each a condition + a drop policy', 'frontrun+window')
+    .option('--policy <a,b,…>', 'policies to compare, each a condition + a drop policy, or a rival’s name', 'adaptive')
     .option('--arrivals <kind>', 'const, poisson or gamma:SHAPE, instead of the workload’s')
     .option('--seed <n>', 'seed of the arrivals, the first of several', integer(0, 2 ** 31 - 2), 1)
     .option('--warmup <t>', 'seconds before those that count', number(0, 1e6))
@@ -238,7 +238,7 @@ async function runPlan(flags: PlanFlags): Promise<void> {
 async function runStart(flags: StartFlags): Promise<void> {
   checkOutputs(flags);
   const quiet = screenIsTaken(flags);
-  const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: null, dropPolicy: 'window', condition: 'frontrun', waiting: 'balanced', seed: 1 } as const;
+  const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: null, dropPolicy: 'adaptive', condition: 'adaptive', waiting: 'balanced', seed: 1 } as const;
   const { totals, report } = await load({ ...common, workload: loadWorkload('titanx4'), seconds: flags.seconds });
   if (!quiet) printRunReport(report, print, pageOptions());
   writeHgrm(flags, totals);

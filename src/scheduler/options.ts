@@ -40,9 +40,9 @@ export interface ModelOptions extends TypedModelOptions {
   profile: ProfileOption;
   /** Largest batch, if smaller than the profile's. */
   maxBatch?: number;
-  /** What happens to requests that cannot be met in the batch of the target size; default `window` (ALGORITHM 1.2). */
+  /** What happens to requests that cannot be met in the batch of the target size; default `adaptive` (ALGORITHM 1.2, 1.7). */
   dropPolicy?: DropPolicy;
-  /** When a batch that could run is worth starting; default `frontrun` (ALGORITHM 1.4). */
+  /** When a batch that could run is worth starting; default `adaptive` (ALGORITHM 1.4, 1.7). */
   condition?: Condition;
   /** A result that comes after its deadline: `deliver` it (default) or `reject` with `LateError`. */
   onLate?: 'deliver' | 'reject';
@@ -362,8 +362,8 @@ function resolveChecked(model: z.output<typeof modelSchema>, path: string, maxIn
       sloNs,
       profile: 0,
       maxBatch,
-      dropPolicy: DROP_POLICIES.indexOf(model.dropPolicy ?? 'window'),
-      condition: CONDITIONS.indexOf(model.condition ?? 'frontrun'),
+      dropPolicy: DROP_POLICIES.indexOf(model.dropPolicy ?? 'adaptive'),
+      condition: CONDITIONS.indexOf(model.condition ?? 'adaptive'),
       maxQueue: model.maxQueue ?? maxInFlight,
     },
     profile: ns,

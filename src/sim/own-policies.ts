@@ -36,6 +36,7 @@ const DEFAULT_DROP = 'window';
  */
 export function policyName(given: string, path: string): string {
   if (POLICIES.has(given)) return given;
+  if (given === 'adaptive') return 'adaptive+adaptive';
   const withDrop = `${given}+${DEFAULT_DROP}`;
   if (POLICIES.has(withDrop)) return withDrop;
   throw new InvalidOptionError(path, `got ${describeValue(given)}, must be one of ${[...POLICIES.keys()].join(', ')} (+${DEFAULT_DROP} may be left out)`);

@@ -129,7 +129,7 @@ describe('options that are right', () => {
     assert.deepEqual(executes, [null]);
     assert.equal(2 ** config.slotShift, 65_536);
     assert.deepEqual([config.maxClients, config.maxModels, config.maxGpus, config.maxBatch], [17, 64, 64, 8]);
-    assert.deepEqual({ ...config.models[0] }, { name: 'm', sloNs: 25e6, profile: 0, maxBatch: 8, dropPolicy: 0, condition: 0, maxQueue: 65_536 });
+    assert.deepEqual({ ...config.models[0] }, { name: 'm', sloNs: 25e6, profile: 0, maxBatch: 8, dropPolicy: 3, condition: 5, maxQueue: 65_536 });
     assert.ok(config.margins.measureControl && config.margins.measureResponse && config.margins.measureJitter);
   });
 
