@@ -120,7 +120,7 @@ export class EmulatedDeviceRole implements Role {
     this.#version = Atomics.load(i32, memory.version >> 2);
     for (let gpu = 0; gpu < this.#versions.length; gpu++) {
       const row = (memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words;
-      const version = i32[row + GPU_SPEC.at.version]!;
+      const version = Atomics.load(i32, row + GPU_SPEC.at.version);
       if (version === this.#versions[gpu]) continue;
       const isNew = this.#versions[gpu] === 0 || this.#held[gpu] === 0;
       this.#versions[gpu] = version;

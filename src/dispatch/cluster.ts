@@ -56,7 +56,7 @@ export class Cluster {
     const memory = this.#memory;
     for (let model = 0; model < this.#versions.length; model++) {
       const spec = (memory.specs >> 2) + model * MODEL_SPEC.words;
-      const version = this.#i32[spec + MODEL_SPEC.at.version]!;
+      const version = Atomics.load(this.#i32, spec + MODEL_SPEC.at.version);
       if (version === this.#versions[model]) continue;
       this.#versions[model] = version;
       const state = this.#i32[spec + MODEL_SPEC.at.state]!;

@@ -214,7 +214,7 @@ export class DispatcherRole implements Role {
     this.#version = Atomics.load(i32, this.#memory.version >> 2);
     for (let gpu = 0; gpu < this.#versions.length; gpu++) {
       const row = (this.#memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words;
-      const version = i32[row + GPU_SPEC.at.version]!;
+      const version = Atomics.load(i32, row + GPU_SPEC.at.version);
       if (version === this.#versions[gpu]) continue;
       this.#versions[gpu] = version;
       this.#hostOfGpu[gpu] = i32[row + GPU_SPEC.at.host]!;

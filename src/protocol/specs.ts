@@ -9,8 +9,9 @@
  *   acks          one line per role    the version that it has taken in
  *
  * Written by one thread only, the one that made the scheduler (`SpecTable`). A change is: rows by plain stores, then the
- * version by an atomic one, then the bells. The next change waits until every role has acknowledged this one, so nobody
- * ever reads a row that is being written; only the words of an offer are read at any time, one by one.
+ * version by an atomic one, then the bells; each row has a version of its own, which is stored last. The next change waits
+ * until every role has acknowledged this one. A client that comes or goes publishes as well, so a role may look at a row
+ * that is being written: it then sees the row's old version, and looks again with the change's own publication; only the words of an offer are read at any time, one by one.
  */
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { defineRecord, LINE_BYTES } from '../ringbuf/layout.js';
@@ -198,7 +199,7 @@ export class SpecTable {
     const spec = this.#spec(model);
     if (state === MODEL_NONE) this.#leaveRow(this.#i32[spec + MODEL_SPEC.at.profile]!);
     this.#i32[spec + MODEL_SPEC.at.state] = state;
-    this.#i32[spec + MODEL_SPEC.at.version] = (this.#i32[spec + MODEL_SPEC.at.version]! + 1) | 0;
+    Atomics.add(this.#i32, spec + MODEL_SPEC.at.version, 1);
   }
 
   /** Lets requests for a model in; returns its tag. */
@@ -248,6 +249,15 @@ export class SpecTable {
     this.setGpuState(gpu, GPU_ACTIVE);
   }
 
+  /**
+   * Whether a free number can be a GPU of this host. It never changes its host, because a client may still have a result of
+   * the GPU before and asks the number whether anything was computed.
+   */
+  canBe(gpu: number, host: number): boolean {
+    const at = this.#gpu(gpu);
+    return this.#i32[at + GPU_SPEC.at.version] === 0 || this.#i32[at + GPU_SPEC.at.host] === host;
+  }
+
   gpuState(gpu: number): number {
     return this.#i32[this.#gpu(gpu) + GPU_SPEC.at.state]!;
   }
@@ -255,7 +265,7 @@ export class SpecTable {
   setGpuState(gpu: number, state: number): void {
     const at = this.#gpu(gpu);
     this.#i32[at + GPU_SPEC.at.state] = state;
-    this.#i32[at + GPU_SPEC.at.version] = (this.#i32[at + GPU_SPEC.at.version]! + 1) | 0;
+    Atomics.add(this.#i32, at + GPU_SPEC.at.version, 1);
   }
 }
 

@@ -134,6 +134,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     this.#leases = {
       buffer: memory.arena,
       submit: (lease, options) => this.#submitLease(lease, options),
+      isOver: () => this.#ended,
       // After its end the memory may be another client's.
       give: (lease) => {
         if (!this.#ended) this.#cells!.give(lease.model.number, lease.cell);

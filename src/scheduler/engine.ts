@@ -107,7 +107,10 @@ export class Engine implements RoleHost {
     });
     const threads = schedulerThreads(config);
     while (!Array.from({ length: threads }, (_, thread) => engine.heartbeat(thread)).every((beat) => beat !== 0)) {
-      if (death !== null) throw death as RubatoError;
+      if (death !== null) {
+        await engine.stop(); // the other threads
+        throw death as RubatoError;
+      }
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
     // The threads work for the program, they must not keep the program alive: that is what requests in flight do.

@@ -20,6 +20,8 @@ import type { ModelTypes } from './types.js';
 export interface LeaseHost {
   readonly buffer: SharedArrayBuffer | null;
   submit(lease: Lease, options: SubmitOptions): Promise<unknown>;
+  /** Whether the client has ended: the memory may be another's by now. */
+  isOver(): boolean;
   /** Gives the memory back. */
   give(lease: LeaseMemory): void;
 }
@@ -74,6 +76,7 @@ export class Lease<M extends ModelTypes = ModelTypes> {
 
   /** The input tensors, to be filled in place. What an earlier request has left may still be in them. Throws LeaseError while in flight and after the release. */
   get inputs(): M['input'] {
+    this.#throwIfOver();
     if (this.#state === 'in flight' || this.#state === 'abandoned') throw new LeaseError(this.model.name, 'its inputs are the device\'s while the request is in flight');
     this.#throwIfReleased('its inputs were used');
     return this.#inputs;
@@ -81,6 +84,7 @@ export class Lease<M extends ModelTypes = ModelTypes> {
 
   /** The output tensors of the last result, in place. Throws LeaseError when there is none, and after the release. */
   get outputs(): M['output'] {
+    this.#throwIfOver();
     this.#throwIfReleased('its outputs were used');
     if (!this.#hasResult) throw new LeaseError(this.model.name, 'it has no result; await submit() first');
     return this.#outputs;
@@ -118,6 +122,10 @@ export class Lease<M extends ModelTypes = ModelTypes> {
     this.#state = 'released';
     forgotten.unregister(this);
     this.#host.give(this);
+  }
+
+  #throwIfOver(): void {
+    if (this.#host.isOver()) throw new LeaseError(this.model.name, 'its client is closed, and its memory given back');
   }
 
   #throwIfReleased(what: string): void {

@@ -4,6 +4,7 @@
  */
 import type { ExecuteBatch } from '../devices/callback.js';
 import { InvalidOptionError, type RubatoError } from '../model/errors.js';
+import { bytesForCells, PAGE_BYTES } from '../protocol/arena.js';
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, MARGIN_RESPONSE, mostMarginNs } from '../protocol/shared-memory.js';
 import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_NONE } from '../protocol/specs.js';
 import type { Baseline, StatsReader } from '../protocol/stats.js';
@@ -76,6 +77,11 @@ export class LiveChanges {
     if (isTaken(name) || this.#coming.has(name)) throw new InvalidOptionError('model.name', `got '${name}', which is the name of another model already`);
     if (model.layout !== null && this.#engine.memory.arena === null) {
       throw new InvalidOptionError('model.inputs', `model '${name}' has tensors, and this scheduler was made without memory for any; give createScheduler a memoryLimit`);
+    }
+    if (model.layout !== null) {
+      const needed = bytesForCells(2 * model.config.maxBatch, model.layout.bytes);
+      const there = this.#engine.memory.pageCount * PAGE_BYTES;
+      if (needed > there) throw new InvalidOptionError('model.inputs', `two batches of '${name}' take ${needed} bytes of tensors, this scheduler's memoryLimit is ${there}`);
     }
     this.#coming.add(name);
     try {
@@ -226,7 +232,7 @@ export class LiveChanges {
     const devices = resolveDevice(given, 'device');
     return this.#inTurn(async () => {
       const { specs, memory } = this.#engine;
-      const free = Array.from({ length: memory.limits.gpus }, (_, gpu) => gpu).filter((gpu) => specs.gpuState(gpu) === GPU_NONE);
+      const free = Array.from({ length: memory.limits.gpus }, (_, gpu) => gpu).filter((gpu) => specs.gpuState(gpu) === GPU_NONE && specs.canBe(gpu, devices[0]!.gpu.host));
       if (free.length < devices.length) {
         throw new InvalidOptionError('maxDevices', `${devices.length} more GPUs do not fit, ${memory.limits.gpus - free.length} of ${memory.limits.gpus} are there; raise it in the options`);
       }

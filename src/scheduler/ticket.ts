@@ -9,7 +9,7 @@
  * The port carries no requests. It tells the client of models that come and go and of the scheduler's end, and its
  * closing tells the scheduler that the client is gone, however its thread has ended.
  */
-import type { MessagePort } from 'node:worker_threads';
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { SystemClock } from '../clock/clock.js';
 import { type RubatoError } from '../model/errors.js';
 import { ClientPort } from '../protocol/client-port.js';
@@ -49,6 +49,7 @@ export class TicketClient<T extends SchedulerTypes = AnyModels> extends Client<T
     this.#port.on('message', (message: TicketMessage) => this.#take(message));
     this.#port.on('close', () => this.#stop(new ClosedError('the thread that made the scheduler has ended')));
     this.#port.unref();
+    receiveNow(this.#port, (message) => this.#take(message));
     void this.pump();
   }
 
@@ -115,13 +116,15 @@ export function openRawClient(ticket: Ticket): RawClient {
   const stateAt = (memory.control >> 2) + CONTROL_STATE;
   let stopped: RubatoError | null = null;
   const directory = new ModelDirectory(models);
-  port.on('message', (message: TicketMessage) => {
+  const take = (message: TicketMessage): void => {
     if ('set' in message) directory.set(message.set);
     else if ('remove' in message) directory.remove(message.remove.name);
     else stopped = new ClosedError(message.stopped);
-  });
+  };
+  port.on('message', take);
   port.on('close', () => (stopped ??= new ClosedError('the thread that made the scheduler has ended')));
   port.unref();
+  receiveNow(port, take);
   return new RawClient(new ClientPort(memory, client), new SystemClock(memory.config.origin), directory, {
     memory,
     // The state as well: a loop that polls receives no messages.
@@ -132,6 +135,11 @@ export function openRawClient(ticket: Ticket): RawClient {
       port.close();
     },
   });
+}
+
+/** What has changed since the ticket was made: a client must not have to wait a turn for it. */
+function receiveNow(port: MessagePort, take: (message: TicketMessage) => void): void {
+  for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) take(next.message as TicketMessage);
 }
 
 function claim(ticket: unknown): void {

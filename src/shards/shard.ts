@@ -321,7 +321,7 @@ export class ShardRole implements Role {
     const i32 = this.#i32;
     this.#version = Atomics.load(i32, memory.version >> 2);
     for (let model = 0; model < this.#versions.length; model++) {
-      const version = i32[(memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.version]!;
+      const version = Atomics.load(i32, (memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.version);
       if (version === this.#versions[model]) continue;
       this.#versions[model] = version;
       this.#takeModel(model);
