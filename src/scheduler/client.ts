@@ -16,7 +16,7 @@ import { arenaTableWords, CellAllocator } from '../protocol/arena.js';
 import { ClientPort, type Completion, REFUSED_INFEASIBLE, REFUSED_NO_MODEL } from '../protocol/client-port.js';
 import { HOST_EMULATED } from '../protocol/config.js';
 import { gpuOf, OUTCOME, type OutcomeCode } from '../protocol/outcome.js';
-import { CONTROL_STATE, type SharedMemory, STATE_RUNNING } from '../protocol/shared-memory.js';
+import { CONTROL_STATE, type SharedMemory, STATE_RUNNING, STATE_STOPPED } from '../protocol/shared-memory.js';
 import { GPU_SPEC, MODEL_SPEC } from '../protocol/specs.js';
 import { CLIENT_MODEL, COUNTER_OF_OUTCOME, SHARD_MODEL } from '../protocol/tables.js';
 import type { ModelDirectory, ModelEntry } from './directory.js';
@@ -134,7 +134,8 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     this.#leases = {
       buffer: memory.arena,
       submit: (lease, options) => this.#submitLease(lease, options),
-      isOver: () => this.#ended,
+      // Once the whole scheduler has stopped, the memory is nobody else's.
+      isOver: () => this.#ended && this.#i32[this.#stateAt] !== STATE_STOPPED,
       // After its end the memory may be another client's.
       give: (lease) => {
         if (!this.#ended) this.#cells!.give(lease.model.number, lease.cell);

@@ -20,7 +20,7 @@ import type { ModelTypes } from './types.js';
 export interface LeaseHost {
   readonly buffer: SharedArrayBuffer | null;
   submit(lease: Lease, options: SubmitOptions): Promise<unknown>;
-  /** Whether the client has ended: the memory may be another's by now. */
+  /** Whether the client has ended and the memory may be another's by now. */
   isOver(): boolean;
   /** Gives the memory back. */
   give(lease: LeaseMemory): void;
