@@ -87,6 +87,8 @@ export class CallbackDevice {
   readonly #outputs: unknown[];
   /** By GPU: the batches it holds, the first of which runs. */
   readonly #queues: Issued[][];
+  /** By GPU: the last two batches that it was given. */
+  readonly #given: (readonly Pick<Issued, 'model' | 'number'>[])[];
   #running = 0;
 
   /** `executes` is by GPU and may grow; `inputs` and `outputs` are by slot, an output may be a `DeviceError`. */
@@ -106,6 +108,7 @@ export class CallbackDevice {
     this.#inputs = inputs;
     this.#outputs = outputs;
     this.#queues = Array.from({ length: memory.limits.gpus }, () => []);
+    this.#given = Array.from({ length: memory.limits.gpus }, () => []);
   }
 
   /** Batches whose function has been called and has not ended. */
@@ -129,6 +132,10 @@ export class CallbackDevice {
         readyNs: lane.f64[(at >> 1) + ISSUE.at.readyNs]!,
         controlNs: nowNs - lane.f64[(at >> 1) + ISSUE.at.grantedNs]!,
       };
+      const given = this.#given[issued.gpu]!;
+      // Issued again: a dispatcher has died that may not have said so.
+      if (given.some(({ model, number }) => model === issued.model && number === issued.number)) continue;
+      this.#given[issued.gpu] = [{ model: issued.model, number: issued.number }, ...given.slice(0, 1)];
       const queue = this.#queues[issued.gpu]!;
       queue.push(issued);
       if (queue.length === 1) this.#startWhenReady(issued, nowNs);
@@ -216,6 +223,7 @@ export class CallbackDevice {
     lane.i32[at + DEVICE_DONE.at.gpu] = issued.gpu;
     lane.i32[at + DEVICE_DONE.at.shard] = issued.shard;
     lane.i32[at + DEVICE_DONE.at.row] = issued.row;
+    lane.i32[at + DEVICE_DONE.at.model] = issued.model;
     lane.i32[at + DEVICE_DONE.at.number] = issued.number;
     lane.i32[at + DEVICE_DONE.at.status] = status;
     lane.f64[(at >> 1) + DEVICE_DONE.at.startNs] = startNs;

@@ -3,23 +3,25 @@
  *
  * A batch starts when its GPU is free and it is ready, not before this role has seen it: like a real stream, a batch
  * that was issued ahead starts at the very moment the one before it ends; otherwise the start carries the delay of
- * the poll that noticed it. Execution time is ℓ(b) · slowdown · (1 + jitter · normal), from the GPU's own seed.
+ * the poll that noticed it. One that takes over for a role that has died runs again what the GPU table says was running. Execution time is ℓ(b) · slowdown · (1 + jitter · normal), from the GPU's own seed.
  */
 import { TimeTree } from '../clock/time-tree.js';
 import { Random } from '../model/random.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
-import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import { RingReader, RingWriter, unreadRecords } from '../ringbuf/spsc-ring.js';
 import { HOST_EMULATED } from '../protocol/config.js';
 import { DEVICE_DONE, ISSUE, STATUS_FAILED, STATUS_OK } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
 import { ACK_EMULATED, GPU_SPEC } from '../protocol/specs.js';
+import { BATCH, heldBatches } from '../protocol/tables.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
   controlNs: DEVICE_DONE_CONTROL_NS,
   endNs: DEVICE_DONE_END_NS,
   gpu: DEVICE_DONE_GPU,
+  model: DEVICE_DONE_MODEL,
   number: DEVICE_DONE_NUMBER,
   row: DEVICE_DONE_ROW,
   shard: DEVICE_DONE_SHARD,
@@ -30,6 +32,7 @@ const {
   gpu: ISSUE_GPU,
   grantedNs: ISSUE_GRANTED_NS,
   lengthNs: ISSUE_LENGTH_NS,
+  model: ISSUE_MODEL,
   number: ISSUE_NUMBER,
   readyNs: ISSUE_READY_NS,
   row: ISSUE_ROW,
@@ -39,8 +42,9 @@ const {
 /** Words of a batch in `#batches`: two per GPU, the one that runs or is to run first, and the one after it. */
 const SHARD = 0;
 const ROW = 1;
-const NUMBER = 2;
-const BATCH_WORDS = 3;
+const MODEL = 2;
+const NUMBER = 3;
+const BATCH_WORDS = 4;
 
 export class EmulatedDeviceRole implements Role {
   readonly cells = roleCells();
@@ -53,6 +57,8 @@ export class EmulatedDeviceRole implements Role {
   /** Of the specs that were taken in last, and of each GPU's. */
   #version = 0;
   readonly #versions: Int32Array;
+  /** Its first poll acknowledges what the one before may not have. */
+  #hasPolled = false;
   readonly #slowdown: Float64Array;
   readonly #jitter: Float64Array;
   readonly #failureRate: Float64Array;
@@ -61,6 +67,8 @@ export class EmulatedDeviceRole implements Role {
   /** When something is due at each GPU: the end of what runs, or the start of what waits for its time. */
   readonly #events: TimeTree;
   readonly #batches: Int32Array;
+  /** By GPU: the last two batches that it was given, as model and number. */
+  readonly #given: Int32Array;
   /** Batches held by each GPU: 0, 1 or 2. */
   readonly #held: Uint8Array;
   readonly #running: Uint8Array;
@@ -86,6 +94,7 @@ export class EmulatedDeviceRole implements Role {
     this.#randoms = new Array<Random>(gpus).fill(new Random(0, 0));
     this.#events = new TimeTree(gpus);
     this.#batches = new Int32Array(2 * gpus * BATCH_WORDS);
+    this.#given = new Int32Array(4 * gpus).fill(-1);
     this.#held = new Uint8Array(gpus);
     this.#running = new Uint8Array(gpus);
     this.#readyNs = new Float64Array(2 * gpus);
@@ -94,11 +103,28 @@ export class EmulatedDeviceRole implements Role {
     this.#startNs = new Float64Array(gpus);
     this.#endNs = new Float64Array(gpus);
     this.#takeChanges();
+    this.#takeOver();
+  }
+
+  /** Holds what the GPU table says its GPUs hold, unless its end is in the lane already. The dispatcher must have mended the table. */
+  #takeOver(): void {
+    const { i32, f64 } = this.#done;
+    const ended = new Set(unreadRecords(this.#memory.hosts[HOST_EMULATED]!.done).map((at) => `${i32[at + DEVICE_DONE_MODEL]}:${i32[at + DEVICE_DONE_NUMBER]}`));
+    for (let gpu = 0; gpu < this.#versions.length; gpu++) {
+      if (i32[(this.#memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.host] !== HOST_EMULATED) continue;
+      for (const { shard, row, model, number } of heldBatches(this.#memory, gpu)) {
+        this.#noteGiven(gpu, model, number);
+        if (ended.has(`${model}:${number}`)) continue;
+        const header = (this.#memory.shards[shard]!.batchHeaders >> 2) + row * BATCH.words;
+        this.#hold(gpu, shard, row, model, number, f64[(header >> 1) + BATCH.at.readyNs]!, f64[(header >> 1) + BATCH.at.lengthNs]!, 0);
+      }
+    }
   }
 
   poll(): void {
     const now = this.cells[CELL_NOW]!;
-    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version;
+    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#hasPolled;
+    this.#hasPolled = true;
     if (changed) this.#takeChanges();
     const ended = this.#runDue(now);
     const taken = this.#takeIssues(now);
@@ -137,21 +163,45 @@ export class EmulatedDeviceRole implements Role {
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
       const gpu = lane.i32[at + ISSUE_GPU]!;
-      const held = this.#held[gpu]!;
-      if (held === 2) throw new Error(`GPU ${gpu} was issued a third batch`);
-      const batch = (2 * gpu + held) * BATCH_WORDS;
-      this.#batches[batch + SHARD] = lane.i32[at + ISSUE_SHARD]!;
-      this.#batches[batch + ROW] = lane.i32[at + ISSUE_ROW]!;
-      this.#batches[batch + NUMBER] = lane.i32[at + ISSUE_NUMBER]!;
-      const ready = lane.f64[(at >> 1) + ISSUE_READY_NS]!;
-      this.#readyNs[2 * gpu + held] = ready;
-      this.#lengthNs[2 * gpu + held] = lane.f64[(at >> 1) + ISSUE_LENGTH_NS]!;
-      this.#controlNs[2 * gpu + held] = now - lane.f64[(at >> 1) + ISSUE_GRANTED_NS]!;
-      this.#held[gpu] = held + 1;
-      if (held === 0) this.#events.set(gpu, ready);
+      const model = lane.i32[at + ISSUE_MODEL]!;
+      const number = lane.i32[at + ISSUE_NUMBER]!;
+      if (this.#wasGiven(gpu, model, number)) continue;
+      this.#noteGiven(gpu, model, number);
+      const half = at >> 1;
+      this.#hold(gpu, lane.i32[at + ISSUE_SHARD]!, lane.i32[at + ISSUE_ROW]!, model, number, lane.f64[half + ISSUE_READY_NS]!, lane.f64[half + ISSUE_LENGTH_NS]!, now - lane.f64[half + ISSUE_GRANTED_NS]!);
     }
     if (count > 0) lane.release(count);
     return count;
+  }
+
+  #wasGiven(gpu: number, model: number, number: number): boolean {
+    const given = this.#given;
+    const at = 4 * gpu;
+    return (given[at] === model && given[at + 1] === number) || (given[at + 2] === model && given[at + 3] === number);
+  }
+
+  #noteGiven(gpu: number, model: number, number: number): void {
+    const given = this.#given;
+    const at = 4 * gpu;
+    given[at + 2] = given[at]!;
+    given[at + 3] = given[at + 1]!;
+    given[at] = model;
+    given[at + 1] = number;
+  }
+
+  #hold(gpu: number, shard: number, row: number, model: number, number: number, readyNs: number, lengthNs: number, controlNs: number): void {
+    const held = this.#held[gpu]!;
+    if (held === 2) throw new Error(`GPU ${gpu} was issued a third batch`);
+    const batch = (2 * gpu + held) * BATCH_WORDS;
+    this.#batches[batch + SHARD] = shard;
+    this.#batches[batch + ROW] = row;
+    this.#batches[batch + MODEL] = model;
+    this.#batches[batch + NUMBER] = number;
+    this.#readyNs[2 * gpu + held] = readyNs;
+    this.#lengthNs[2 * gpu + held] = lengthNs;
+    this.#controlNs[2 * gpu + held] = controlNs;
+    this.#held[gpu] = held + 1;
+    if (held === 0) this.#events.set(gpu, readyNs);
   }
 
   /** Ends and starts everything whose time has come; returns how many have ended. */
@@ -204,6 +254,7 @@ export class EmulatedDeviceRole implements Role {
     lane.i32[at + DEVICE_DONE_GPU] = gpu;
     lane.i32[at + DEVICE_DONE_SHARD] = this.#batches[batch + SHARD]!;
     lane.i32[at + DEVICE_DONE_ROW] = this.#batches[batch + ROW]!;
+    lane.i32[at + DEVICE_DONE_MODEL] = this.#batches[batch + MODEL]!;
     lane.i32[at + DEVICE_DONE_NUMBER] = this.#batches[batch + NUMBER]!;
     lane.i32[at + DEVICE_DONE_STATUS] = failed ? STATUS_FAILED : STATUS_OK;
     lane.f64[(at >> 1) + DEVICE_DONE_START_NS] = this.#startNs[gpu]!;

@@ -13,7 +13,7 @@ import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { HistogramTable } from '../ringbuf/log-linear.js';
 import { Mailboxes } from '../ringbuf/mailbox.js';
-import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import { RingReader, RingWriter, type RingPlace, unreadRecords } from '../ringbuf/spsc-ring.js';
 import { DelayMeter } from '../protocol/delay-meter.js';
 import type { Observer } from '../protocol/observer.js';
 import { WANT_ADAPTIVE } from '../protocol/config.js';
@@ -21,7 +21,7 @@ import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, DEVICE_DONE, GRANT,
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
 import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
-import { DISPATCH_MODEL, GPU, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
+import { BATCH, BATCH_OPEN, DISPATCH_MODEL, GPU, type HeldBatch, heldBatches, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { Cluster } from './cluster.js';
 import { BUCKETS_PER_SLO, LookAhead } from './look-ahead.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
@@ -39,7 +39,8 @@ const {
 } = ANSWER.at;
 const {
   endNs: BATCH_DONE_END_NS,
-  gpu: BATCH_DONE_GPU,
+  model: BATCH_DONE_MODEL,
+  number: BATCH_DONE_NUMBER,
   row: BATCH_DONE_ROW,
   startNs: BATCH_DONE_START_NS,
   status: BATCH_DONE_STATUS,
@@ -59,6 +60,7 @@ const {
   controlNs: DEVICE_DONE_CONTROL_NS,
   endNs: DEVICE_DONE_END_NS,
   gpu: DEVICE_DONE_GPU,
+  model: DEVICE_DONE_MODEL,
   number: DEVICE_DONE_NUMBER,
   row: DEVICE_DONE_ROW,
   shard: DEVICE_DONE_SHARD,
@@ -66,7 +68,7 @@ const {
   status: DEVICE_DONE_STATUS,
 } = DEVICE_DONE.at;
 const { grants: DISPATCH_MODEL_GRANTS, issued: DISPATCH_MODEL_ISSUED, refusals: DISPATCH_MODEL_REFUSALS } = DISPATCH_MODEL.at;
-const { grantedNs: GPU_GRANTED_NS, runModel: GPU_RUN_MODEL } = GPU.at;
+const { grantedNs: GPU_GRANTED_NS } = GPU.at;
 const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, grantedNs: GRANT_GRANTED_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
 const {
   gpu: ISSUE_GPU,
@@ -82,6 +84,8 @@ const {
 
 /** A smaller delay is noise. */
 const LEAST_MARGIN_NS = 5e3;
+
+const batchKey = (model: number, number: number): string => `${model}:${number}`;
 
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
@@ -112,6 +116,8 @@ export class DispatcherRole implements Role {
   readonly #shardBells: Doorbell[];
   readonly #hostBells: Doorbell[];
   readonly #deviceDone: RingReader[];
+  /** By host of devices: ends that were taken in and are not released. */
+  readonly #doneTaken: Int32Array;
   readonly #issues: RingWriter[];
   readonly #issuesPending: Int32Array;
   readonly #hostOfGpu: Uint8Array;
@@ -135,6 +141,7 @@ export class DispatcherRole implements Role {
   /** Whether a model's condition is `adaptive`, and whether that of any is: nobody else needs the look-ahead. */
   readonly #isAdaptive: Uint8Array;
   #looksAhead = false;
+  #tookOver = false;
   /** The candidates that are not due and may be granted a GPU early, by rank. */
   readonly #early: TimeTree;
   readonly #deadlineNs: Float64Array;
@@ -168,6 +175,7 @@ export class DispatcherRole implements Role {
     this.#shardBells = memory.shards.map((shard) => new Doorbell(memory.buffer, shard.bell));
     this.#hostBells = memory.hosts.map((host) => new Doorbell(memory.buffer, host.bell));
     this.#deviceDone = memory.hosts.map((host) => new RingReader(host.done));
+    this.#doneTaken = new Int32Array(memory.hosts.length);
     this.#issues = memory.hosts.map((host) => new RingWriter(host.issues));
     this.#issuesPending = new Int32Array(memory.hosts.length);
     this.#hostOfGpu = new Uint8Array(memory.limits.gpus);
@@ -192,17 +200,18 @@ export class DispatcherRole implements Role {
   poll(): void {
     const now = this.cells[CELL_NOW]!;
     this.pool.cells[POOL_NOW] = now;
-    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version;
+    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
     // Nobody waits for the tick: it comes with the first poll after its time.
     if (now >= this.#cluster.nextTickNs) this.#cluster.tick(now, this.pool.activeCount);
     if (this.#looksAhead) this.lookAhead.advance(now);
-    let work = this.#takeCandidates();
+    let work = this.#tookOver ? this.#takeCandidates(this.#dirty.collect(this.#fresh)) : this.#takeAllCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
     if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside(now);
+    if (!this.#tookOver) this.#takeOver();
     work += news;
     work += this.#match(now);
-    if (work > 0) this.#commit();
+    if (work > 0 || changed) this.#commit();
     if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ACK_DISPATCHER, this.#version);
     this.cells[CELL_WORK] = work;
     this.cells[CELL_NEXT] = this.#nextEventNs(now);
@@ -231,41 +240,113 @@ export class DispatcherRole implements Role {
     for (let gpu = 0; gpu < this.#versions.length; gpu++) this.#noteGpu(gpu);
   }
 
+  // ---------------------------------------------------------------- taking over
+
+  /**
+   * The end of the first poll's reading: says again what a dispatcher before this one had decided and perhaps not said. The
+   * GPU table is as its last stores have left it (`GpuPool` has mended what was half written), and what the shards and
+   * devices had said by then is read. Nothing, at a fresh start.
+   */
+  #takeOver(): void {
+    this.#tookOver = true;
+    const grants = this.#memory.shards.map((shard) => this.#unread(shard.grants, GRANT_MODEL, GRANT_NUMBER));
+    // After the look at the grants: one that is gone from its lane by then has been answered.
+    this.#takeAnswers();
+    this.#commit();
+    const issues = this.#memory.hosts.map((host) => this.#unread(host.issues, ISSUE_MODEL, ISSUE_NUMBER));
+    for (let gpu = 0; gpu < this.#versions.length; gpu++) {
+      this.#grantAgain(gpu, grants);
+      for (const batch of heldBatches(this.#memory, gpu)) this.#issueAgain(gpu, batch, issues);
+    }
+  }
+
+  /** What waits in a lane of ours, as `model:number`. */
+  #unread(place: RingPlace, modelAt: number, numberAt: number): Set<string> {
+    return new Set(unreadRecords(place).map((at) => batchKey(this.#i32[at + modelAt]!, this.#i32[at + numberAt]!)));
+  }
+
+  #grantAgain(gpu: number, unread: readonly Set<string>[]): void {
+    const grant = this.pool.grantOf(gpu);
+    if (grant === null || unread[this.#shardOf(grant.model)]!.has(batchKey(grant.model, grant.number))) return;
+    this.#sayGrant(gpu, grant.model, grant.number, grant.flags, grant.gpuFreeNs, grant.grantedNs);
+  }
+
+  #issueAgain(gpu: number, batch: HeldBatch, unread: readonly Set<string>[]): void {
+    if (unread[this.#hostOfGpu[gpu]!]!.has(batchKey(batch.model, batch.number))) return;
+    const header = this.#headerOf(batch.shard, batch.row);
+    if (!this.#isOpen(header, batch.model, batch.number)) throw new Error(`GPU ${gpu} holds grant ${batch.number} of model ${batch.model}, which row ${batch.row} of shard ${batch.shard} does not have`);
+    this.pool.cells[POOL_LENGTH] = this.#f64[(header >> 1) + BATCH.at.lengthNs]!;
+    this.#issue(gpu, batch.shard, batch.row, batch.model, batch.number, this.#i32[header + BATCH.at.size]!, this.#f64[(header >> 1) + BATCH.at.readyNs]!);
+  }
+
+  #headerOf(shard: number, row: number): number {
+    return (this.#memory.shards[shard]!.batchHeaders >> 2) + row * BATCH.words;
+  }
+
+  /** Whether a row of a batch table holds this batch, and it has not ended. */
+  #isOpen(header: number, model: number, number: number): boolean {
+    const i32 = this.#i32;
+    return i32[header + BATCH.at.state] === BATCH_OPEN && i32[header + BATCH.at.model] === model && i32[header + BATCH.at.number] === number;
+  }
+
+  /** Candidates that the dispatcher before this one had taken are lost with it; the mailboxes still have them. */
+  #takeAllCandidates(): number {
+    while (this.#dirty.collect(this.#fresh) > 0);
+    for (let gpu = 0; gpu < this.#versions.length; gpu++) {
+      const grant = this.pool.grantOf(gpu);
+      if (grant === null) continue;
+      const issuedAt = this.#rowsAt + grant.model * DISPATCH_MODEL.words + DISPATCH_MODEL_ISSUED;
+      if (((grant.number - this.#i32[issuedAt]!) | 0) > 0) this.#i32[issuedAt] = grant.number;
+    }
+    let taken = 0;
+    for (let model = 0; model < this.#models; model++) {
+      const row = this.#rowsAt + model * DISPATCH_MODEL.words;
+      const granted = this.#f64[(row >> 1) + DISPATCH_MODEL_GRANTS]!;
+      this.#f64[(row >> 1) + DISPATCH_MODEL_GRANTS] = granted + ((this.#i32[row + DISPATCH_MODEL_ISSUED]! - (granted | 0)) | 0);
+      const at = this.#mailboxes.take(model);
+      this.#takeCandidate(model, at < 0 ? this.#mailboxes.taken(model) : at);
+      if (at >= 0) taken++;
+    }
+    return taken;
+  }
+
   // ---------------------------------------------------------------- what the shards say
 
-  #takeCandidates(): number {
-    const count = this.#dirty.collect(this.#fresh);
-    const mailboxes = this.#mailboxes;
-    const now = this.cells[CELL_NOW]!;
+  /** The first `count` of `#fresh` have a new one. */
+  #takeCandidates(count: number): number {
     for (let k = 0; k < count; k++) {
-      const model = this.#fresh[k]!;
-      const at = mailboxes.take(model);
-      if (at < 0) continue;
-      // Any other stamp speaks of a state before an answer that is still under way; the shard publishes again after it.
-      if (mailboxes.i32[at + CANDIDATE_STAMP] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL_ISSUED]) continue;
-      this.#measureLateness(model, now);
-      this.#forget(model);
-      if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) {
-        this.#wantedNs[model] = Infinity;
-        continue;
-      }
-      const double = at >> 1;
-      const exec = mailboxes.f64[double + CANDIDATE_EXEC_NS]!;
-      const lead = mailboxes.f64[double + CANDIDATE_LEAD_NS]!;
-      this.#execNs[model] = exec;
-      this.#rankNs[model] = mailboxes.f64[double + CANDIDATE_RANK_NS]!;
-      this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE_INVALID_AFTER_NS]!;
-      this.#leadNs[model] = lead;
-      this.#due.set(model, exec - lead);
-      this.#isDeferred[model] = exec - lead > now ? 1 : 0;
-      if (!this.#looksAhead) continue;
-      if (exec - lead > now) this.#wantedNs[model] = Infinity;
-      const deadline = mailboxes.f64[double + CANDIDATE_DEADLINE_NS]!;
-      this.#deadlineNs[model] = deadline;
-      this.lookAhead.expect(model, mailboxes.f64[double + CANDIDATE_EXPECTED_NS]!, deadline);
-      if ((mailboxes.i32[at + CANDIDATE_FLAGS]! & CANDIDATE_MAY_START) !== 0) this.#early.set(model, this.#rankNs[model]!);
+      const at = this.#mailboxes.take(this.#fresh[k]!);
+      if (at >= 0) this.#takeCandidate(this.#fresh[k]!, at);
     }
     return count;
+  }
+
+  #takeCandidate(model: number, at: number): void {
+    const mailboxes = this.#mailboxes;
+    const now = this.cells[CELL_NOW]!;
+    // Any other stamp speaks of a state before an answer that is still under way; the shard publishes again after it.
+    if (mailboxes.i32[at + CANDIDATE_STAMP] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL_ISSUED]) return;
+    this.#measureLateness(model, now);
+    this.#forget(model);
+    if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) {
+      this.#wantedNs[model] = Infinity;
+      return;
+    }
+    const double = at >> 1;
+    const exec = mailboxes.f64[double + CANDIDATE_EXEC_NS]!;
+    const lead = mailboxes.f64[double + CANDIDATE_LEAD_NS]!;
+    this.#execNs[model] = exec;
+    this.#rankNs[model] = mailboxes.f64[double + CANDIDATE_RANK_NS]!;
+    this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE_INVALID_AFTER_NS]!;
+    this.#leadNs[model] = lead;
+    this.#due.set(model, exec - lead);
+    this.#isDeferred[model] = exec - lead > now ? 1 : 0;
+    if (!this.#looksAhead) return;
+    if (exec - lead > now) this.#wantedNs[model] = Infinity;
+    const deadline = mailboxes.f64[double + CANDIDATE_DEADLINE_NS]!;
+    this.#deadlineNs[model] = deadline;
+    this.lookAhead.expect(model, mailboxes.f64[double + CANDIDATE_EXPECTED_NS]!, deadline);
+    if ((mailboxes.i32[at + CANDIDATE_FLAGS]! & CANDIDATE_MAY_START) !== 0) this.#early.set(model, this.#rankNs[model]!);
   }
 
   /**
@@ -325,7 +406,7 @@ export class DispatcherRole implements Role {
     pool.cells[POOL_EXEC] = lane.f64[(at >> 1) + ANSWER_EXEC_NS]!;
     pool.cells[POOL_READY] = ready;
     pool.cells[POOL_LENGTH] = lane.f64[(at >> 1) + ANSWER_LENGTH_NS]!;
-    pool.plan(gpu, shard, batchRow, model, number, size);
+    pool.plan(gpu, shard, batchRow, model, number);
     this.#noteGpu(gpu);
     this.#issue(gpu, shard, batchRow, model, number, size, ready);
   }
@@ -355,7 +436,7 @@ export class DispatcherRole implements Role {
       const lane = this.#deviceDone[host]!;
       const count = lane.available(lane.capacity);
       for (let k = 0; k < count; k++) this.#takeDone(lane, lane.word(k));
-      if (count > 0) lane.release(count);
+      this.#doneTaken[host] = count; // released when the shards have been told
       work += count;
     }
     return work;
@@ -365,11 +446,14 @@ export class DispatcherRole implements Role {
     const gpu = from.i32[at + DEVICE_DONE_GPU]!;
     const shard = from.i32[at + DEVICE_DONE_SHARD]!;
     const batchRow = from.i32[at + DEVICE_DONE_ROW]!;
+    const model = from.i32[at + DEVICE_DONE_MODEL]!;
     const pool = this.pool;
-    if (!pool.runs(gpu, shard, batchRow, from.i32[at + DEVICE_DONE_NUMBER]!)) return;
+    if (!pool.runs(gpu, shard, batchRow, model, from.i32[at + DEVICE_DONE_NUMBER]!)) {
+      this.#sayDoneAgain(from, at);
+      return;
+    }
     const start = from.f64[(at >> 1) + DEVICE_DONE_START_NS]!;
     const end = from.f64[(at >> 1) + DEVICE_DONE_END_NS]!;
-    const model = this.#i32[pool.row(gpu) + GPU_RUN_MODEL]!;
     pool.cells[POOL_START] = start;
     pool.cells[POOL_END] = end;
     pool.ended(gpu);
@@ -377,15 +461,30 @@ export class DispatcherRole implements Role {
     this.#histograms.record(HISTOGRAM.lateness * this.#models + model, start - pool.cells[POOL_PLANNED]!);
 
     if (this.#controlMeter !== null) this.#controlMeter.add(from.f64[(at >> 1) + DEVICE_DONE_CONTROL_NS]!, this.cells[CELL_NOW]!);
+    this.#sayDone(from, at);
+  }
 
+  /** A dispatcher before this one has freed the GPU, and may have died before it told the shard. */
+  #sayDoneAgain(from: RingReader, at: number): void {
+    const shard = from.i32[at + DEVICE_DONE_SHARD]!;
+    const model = from.i32[at + DEVICE_DONE_MODEL]!;
+    const number = from.i32[at + DEVICE_DONE_NUMBER]!;
+    if (!this.#isOpen(this.#headerOf(shard, from.i32[at + DEVICE_DONE_ROW]!), model, number)) return;
+    if (this.#unread(this.#memory.shards[shard]!.batchDone, BATCH_DONE_MODEL, BATCH_DONE_NUMBER).has(batchKey(model, number))) return;
+    this.#sayDone(from, at);
+  }
+
+  #sayDone(from: RingReader, at: number): void {
+    const shard = from.i32[at + DEVICE_DONE_SHARD]!;
     const to = this.#batchDone[shard]!;
     const out = to.claim();
     if (out < 0) throw new Error(`batch-done lane of shard ${shard} is full: more batches than rows`);
-    to.i32[out + BATCH_DONE_ROW] = batchRow;
-    to.i32[out + BATCH_DONE_GPU] = gpu;
+    to.i32[out + BATCH_DONE_ROW] = from.i32[at + DEVICE_DONE_ROW]!;
+    to.i32[out + BATCH_DONE_MODEL] = from.i32[at + DEVICE_DONE_MODEL]!;
+    to.i32[out + BATCH_DONE_NUMBER] = from.i32[at + DEVICE_DONE_NUMBER]!;
     to.i32[out + BATCH_DONE_STATUS] = from.i32[at + DEVICE_DONE_STATUS]!;
-    to.f64[(out >> 1) + BATCH_DONE_START_NS] = start;
-    to.f64[(out >> 1) + BATCH_DONE_END_NS] = end;
+    to.f64[(out >> 1) + BATCH_DONE_START_NS] = from.f64[(at >> 1) + DEVICE_DONE_START_NS]!;
+    to.f64[(out >> 1) + BATCH_DONE_END_NS] = from.f64[(at >> 1) + DEVICE_DONE_END_NS]!;
     this.#donePending[shard]!++;
   }
 
@@ -512,10 +611,21 @@ export class DispatcherRole implements Role {
     const row = this.#rowsAt + model * DISPATCH_MODEL.words;
     const number = (this.#i32[row + DISPATCH_MODEL_ISSUED]! + 1) | 0;
     const gpuFreeNs = this.pool.freeAt.get(gpu);
-    const shard = this.#i32[(this.#memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.shard]!;
-    this.pool.grant(gpu, model, number);
+    this.pool.grant(gpu, model, number, flags);
     this.#i32[row + DISPATCH_MODEL_ISSUED] = number;
     this.#f64[(row >> 1) + DISPATCH_MODEL_GRANTS]! += 1;
+    this.#sayGrant(gpu, model, number, flags, gpuFreeNs, this.cells[CELL_NOW]!);
+    if (this.#looksAhead) this.#noteGrant(model, gpu, exec);
+    this.#wantedNs[model] = Infinity;
+    this.#forget(model);
+  }
+
+  #shardOf(model: number): number {
+    return this.#i32[(this.#memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.shard]!;
+  }
+
+  #sayGrant(gpu: number, model: number, number: number, flags: number, gpuFreeNs: number, grantedNs: number): void {
+    const shard = this.#shardOf(model);
     const lane = this.#grants[shard]!;
     const at = lane.claim();
     if (at < 0) throw new Error(`grant lane of shard ${shard} is full: more than one grant under way per model`);
@@ -524,11 +634,8 @@ export class DispatcherRole implements Role {
     lane.i32[at + GRANT_GPU] = gpu;
     lane.i32[at + GRANT_FLAGS] = flags;
     lane.f64[(at >> 1) + GRANT_GPU_FREE_NS] = gpuFreeNs;
-    lane.f64[(at >> 1) + GRANT_GRANTED_NS] = this.cells[CELL_NOW]!;
+    lane.f64[(at >> 1) + GRANT_GRANTED_NS] = grantedNs;
     this.#grantsPending[shard]!++;
-    if (this.#looksAhead) this.#noteGrant(model, gpu, exec);
-    this.#wantedNs[model] = Infinity;
-    this.#forget(model);
   }
 
   /** The GPU is taken for as long as the batch would be now; the answer says it better. The reserve learns from the wait. */
@@ -557,6 +664,11 @@ export class DispatcherRole implements Role {
       this.#grantsPending[shard] = 0;
       this.#donePending[shard] = 0;
       this.#shardBells[shard]!.ring();
+    }
+    for (let host = 0; host < this.#deviceDone.length; host++) {
+      if (this.#doneTaken[host] === 0) continue;
+      this.#deviceDone[host]!.release(this.#doneTaken[host]!);
+      this.#doneTaken[host] = 0;
     }
   }
 

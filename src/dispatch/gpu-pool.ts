@@ -14,7 +14,10 @@ import { GPU } from '../protocol/tables.js';
 const {
   batches: GPU_BATCHES,
   busyNs: GPU_BUSY_NS,
+  endedBatches: GPU_ENDED_BATCHES,
+  endedBusyNs: GPU_ENDED_BUSY_NS,
   freeNs: GPU_FREE_NS,
+  grantFlags: GPU_GRANT_FLAGS,
   grantModel: GPU_GRANT_MODEL,
   grantNumber: GPU_GRANT_NUMBER,
   grantedNs: GPU_GRANTED_NS,
@@ -25,14 +28,12 @@ const {
   nextReadyNs: GPU_NEXT_READY_NS,
   nextRow: GPU_NEXT_ROW,
   nextShard: GPU_NEXT_SHARD,
-  nextSize: GPU_NEXT_SIZE,
   runEndNs: GPU_RUN_END_NS,
   runExecNs: GPU_RUN_EXEC_NS,
   runModel: GPU_RUN_MODEL,
   runNumber: GPU_RUN_NUMBER,
   runRow: GPU_RUN_ROW,
   runShard: GPU_RUN_SHARD,
-  runSize: GPU_RUN_SIZE,
 } = GPU.at;
 
 const NONE = -1;
@@ -67,7 +68,23 @@ export class GpuPool {
       const active = this.i32[(memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.state] === GPU_ACTIVE;
       this.#active[gpu] = active ? 1 : 0;
       if (active) this.activeCount++;
+      this.#mend(this.row(gpu));
       this.#reposition(gpu);
+    }
+  }
+
+  /** Finishes what a dispatcher before this one had begun to write when it died. Changes nothing in a row that is whole. */
+  #mend(row: number): void {
+    const { i32, f64 } = this;
+    const double = row >> 1;
+    // A GPU that is granted has no next batch: one that is there was being entered, and its answer will be read again.
+    if (i32[row + GPU_GRANT_MODEL] !== NONE) i32[row + GPU_NEXT_ROW] = NONE;
+    if (i32[row + GPU_RUN_ROW] === NONE) {
+      f64[double + GPU_BUSY_NS] = Math.max(f64[double + GPU_BUSY_NS]!, f64[double + GPU_ENDED_BUSY_NS]!);
+      f64[double + GPU_BATCHES]! += (i32[row + GPU_ENDED_BATCHES]! - (f64[double + GPU_BATCHES]! | 0)) | 0;
+      if (i32[row + GPU_NEXT_ROW] !== NONE) this.#startNext(row);
+    } else if (i32[row + GPU_NEXT_ROW] !== NONE && i32[row + GPU_RUN_MODEL] === i32[row + GPU_NEXT_MODEL] && i32[row + GPU_RUN_NUMBER] === i32[row + GPU_NEXT_NUMBER]) {
+      i32[row + GPU_NEXT_ROW] = NONE; // it runs
     }
   }
 
@@ -76,7 +93,9 @@ export class GpuPool {
     if (active && this.#active[gpu] === 0) {
       // The number may have been another GPU's.
       const double = this.row(gpu) >> 1;
+      this.f64[double + GPU_ENDED_BUSY_NS] = 0;
       this.f64[double + GPU_BUSY_NS] = 0;
+      this.i32[this.row(gpu) + GPU_ENDED_BATCHES] = 0;
       this.f64[double + GPU_BATCHES] = 0;
     }
     this.activeCount += (active ? 1 : 0) - this.#active[gpu]!;
@@ -116,11 +135,12 @@ export class GpuPool {
   }
 
   /** Notes that `model` was granted this GPU, as its grant `number`, at `cells[POOL_NOW]`. */
-  grant(gpu: number, model: number, number: number): void {
+  grant(gpu: number, model: number, number: number, flags: number): void {
     const row = this.row(gpu);
     this.f64[(row >> 1) + GPU_GRANTED_NS] = this.cells[POOL_NOW]!;
-    this.i32[row + GPU_GRANT_MODEL] = model;
+    this.i32[row + GPU_GRANT_FLAGS] = flags;
     this.i32[row + GPU_GRANT_NUMBER] = number;
+    this.i32[row + GPU_GRANT_MODEL] = model;
     this.freeAt.set(gpu, Infinity);
   }
 
@@ -137,27 +157,27 @@ export class GpuPool {
   }
 
   /** The grant was answered with a plan (`cells`: exec, ready, length): it runs next, or now if the GPU is idle. */
-  plan(gpu: number, shard: number, batchRow: number, model: number, number: number, size: number): void {
+  plan(gpu: number, shard: number, batchRow: number, model: number, number: number): void {
     const row = this.row(gpu);
     const i32 = this.i32;
     const f64 = this.f64;
     i32[row + GPU_NEXT_SHARD] = shard;
-    i32[row + GPU_NEXT_ROW] = batchRow;
     i32[row + GPU_NEXT_MODEL] = model;
     i32[row + GPU_NEXT_NUMBER] = number;
-    i32[row + GPU_NEXT_SIZE] = size;
     f64[(row >> 1) + GPU_NEXT_EXEC_NS] = this.cells[POOL_EXEC]!;
     f64[(row >> 1) + GPU_NEXT_READY_NS] = this.cells[POOL_READY]!;
     f64[(row >> 1) + GPU_NEXT_LENGTH_NS] = this.cells[POOL_LENGTH]!;
+    i32[row + GPU_NEXT_ROW] = batchRow;
     i32[row + GPU_GRANT_MODEL] = NONE;
     if (i32[row + GPU_RUN_ROW] === NONE) this.#startNext(row);
     this.#reposition(gpu);
   }
 
-  /** Whether `batchRow` of `shard`, closed for grant `number`, is what this GPU is running: an end that comes twice, or from a batch given up, is not. */
-  runs(gpu: number, shard: number, batchRow: number, number: number): boolean {
+  /** Whether `batchRow` of `shard`, closed for grant `number` of `model`, is what this GPU is running: an end that comes twice is not. */
+  runs(gpu: number, shard: number, batchRow: number, model: number, number: number): boolean {
     const row = this.row(gpu);
-    return this.i32[row + GPU_RUN_ROW] === batchRow && this.i32[row + GPU_RUN_SHARD] === shard && this.i32[row + GPU_RUN_NUMBER] === number;
+    const i32 = this.i32;
+    return i32[row + GPU_RUN_ROW] === batchRow && i32[row + GPU_RUN_SHARD] === shard && i32[row + GPU_RUN_MODEL] === model && i32[row + GPU_RUN_NUMBER] === number;
   }
 
   /** The running batch has ended (`cells`: start, end); the next one, if any, runs from then on. */
@@ -167,10 +187,14 @@ export class GpuPool {
     const double = row >> 1;
     const end = this.cells[POOL_END]!;
     this.cells[POOL_PLANNED] = f64[double + GPU_RUN_EXEC_NS]!;
-    f64[double + GPU_BUSY_NS]! += end - this.cells[POOL_START]!;
-    f64[double + GPU_BATCHES]! += 1;
+    const busyNs = f64[double + GPU_BUSY_NS]! + end - this.cells[POOL_START]!;
+    const batches = f64[double + GPU_BATCHES]! + 1;
+    f64[double + GPU_ENDED_BUSY_NS] = busyNs;
+    this.i32[row + GPU_ENDED_BATCHES] = batches | 0;
     f64[double + GPU_FREE_NS] = end;
-    this.i32[row + GPU_RUN_ROW] = NONE;
+    this.i32[row + GPU_RUN_ROW] = NONE; // from here on it has ended, and is counted (`#mend`)
+    f64[double + GPU_BUSY_NS] = busyNs;
+    f64[double + GPU_BATCHES] = batches;
     if (this.i32[row + GPU_NEXT_ROW] !== NONE) this.#startNext(row);
     this.#reposition(gpu);
   }
@@ -182,13 +206,21 @@ export class GpuPool {
     const double = row >> 1;
     const start = Math.max(f64[double + GPU_NEXT_READY_NS]!, f64[double + GPU_FREE_NS]!);
     i32[row + GPU_RUN_SHARD] = i32[row + GPU_NEXT_SHARD]!;
-    i32[row + GPU_RUN_ROW] = i32[row + GPU_NEXT_ROW]!;
     i32[row + GPU_RUN_MODEL] = i32[row + GPU_NEXT_MODEL]!;
     i32[row + GPU_RUN_NUMBER] = i32[row + GPU_NEXT_NUMBER]!;
-    i32[row + GPU_RUN_SIZE] = i32[row + GPU_NEXT_SIZE]!;
     f64[double + GPU_RUN_EXEC_NS] = f64[double + GPU_NEXT_EXEC_NS]!;
     f64[double + GPU_RUN_END_NS] = start + f64[double + GPU_NEXT_LENGTH_NS]!;
+    i32[row + GPU_RUN_ROW] = i32[row + GPU_NEXT_ROW]!;
     i32[row + GPU_NEXT_ROW] = NONE;
+  }
+
+  /** The grant that this GPU waits for the answer to. */
+  grantOf(gpu: number): { model: number; number: number; flags: number; gpuFreeNs: number; grantedNs: number } | null {
+    const row = this.row(gpu);
+    const { i32, f64 } = this;
+    if (i32[row + GPU_GRANT_MODEL] === NONE) return null;
+    const gpuFreeNs = f64[(row >> 1) + (i32[row + GPU_RUN_ROW] === NONE ? GPU_FREE_NS : GPU_RUN_END_NS)]!;
+    return { model: i32[row + GPU_GRANT_MODEL]!, number: i32[row + GPU_GRANT_NUMBER]!, flags: i32[row + GPU_GRANT_FLAGS]!, gpuFreeNs, grantedNs: f64[(row >> 1) + GPU_GRANTED_NS]! };
   }
 
   /** Until when a GPU has work, as far as is known: −Infinity for one that is idle, or takes no batches any more. */

@@ -74,7 +74,7 @@ export const ANSWER = defineRecord('answer', {
   lengthNs: 'f64',
 });
 
-/** dispatcher → device: run this batch. Its requests are in row `row` of the shard's batch table. */
+/** dispatcher → device: run this batch. Its requests are in row `row` of the shard's batch table. It may come twice (a dispatcher has died): a device ignores a model's number that is one of the last two that it was given. */
 export const ISSUE = defineRecord('issue', {
   gpu: 'i32',
   shard: 'i32',
@@ -94,10 +94,10 @@ export const DEVICE_DONE = defineRecord('device done', {
   gpu: 'i32',
   shard: 'i32',
   row: 'i32',
-  /** As in the issue: tells this batch from a later one in the same row. */
+  /** These two as in the issue: they tell this batch from a later one in the same row. */
   number: 'i32',
+  model: 'i32',
   status: 'i32',
-  spare: 'i32',
   startNs: 'f64',
   endNs: 'f64',
   /** Grant → taken by the device. */
@@ -105,7 +105,7 @@ export const DEVICE_DONE = defineRecord('device done', {
 });
 
 /** dispatcher → shard: the same, for the owner of the requests. */
-export const BATCH_DONE = defineRecord('batch done', { row: 'i32', gpu: 'i32', status: 'i32', spare: 'i32', startNs: 'f64', endNs: 'f64' });
+export const BATCH_DONE = defineRecord('batch done', { row: 'i32', model: 'i32', number: 'i32', status: 'i32', startNs: 'f64', endNs: 'f64' });
 
 export const STATUS_OK = 0;
 export const STATUS_FAILED = 1;

@@ -8,7 +8,7 @@
  *   per client and shard   request lane ▶   ◀ completion lane
  *   slot table, cancel words and cell words (all clients)
  *   page table of the tensors, which lie in a buffer of their own
- *   per shard       cancel and resend bitmaps, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
+ *   per shard       cancel and resend bitmaps, admitted words, intent row, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
  *   candidates      dirty bitmap, mailboxes
  *   model rows      of the shards, of the dispatcher; histograms
  *   GPU rows
@@ -27,7 +27,7 @@ import { DEVICE_HOSTS, HOST_CALLBACK, type SchedulerConfig } from './config.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, REQUEST } from './records.js';
 import { arenaPages, arenaTableWords, PAGE_BYTES } from './arena.js';
 import { GPU_SPEC, MODEL_OFFER, MODEL_SPEC, SpecTable } from './specs.js';
-import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
+import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, INTENT, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
 
 /** Words of the control piece, one line each. Written by the thread that made the scheduler unless said. */
 export const CONTROL_STATE = 0;
@@ -71,6 +71,9 @@ export interface ShardPlace {
   readonly cancel: number;
   /** One bit per slot: requests that the shard may not have seen, to be admitted unless it has. Marked by whoever takes over for a dead client or hands a model over. */
   readonly resend: number;
+  /** One i32 per slot, and the intent row: tables.ts. */
+  readonly admitted: number;
+  readonly intent: number;
   readonly batchRows: number;
   /** Slot numbers per row of the batch table. */
   readonly batchStride: number;
@@ -210,6 +213,8 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     bell: config.split === true ? roleBells[1 + shard]! : dispatcherBell,
     resend: plan.take(dirtyBitmapBytes(config.maxClients * slotsPerClient)),
     cancel: plan.take(dirtyBitmapBytes(config.maxClients * slotsPerClient)),
+    admitted: plan.take(config.maxClients * slotsPerClient * 4),
+    intent: plan.take(INTENT.bytes),
     batchRows,
     batchStride: maxBatch,
     batchHeaders: plan.take(batchRows * BATCH.bytes),

@@ -18,9 +18,15 @@
  *
  * Cell words, one i32 per slot: where the request's tensors lie (arena.ts), written by the client, published by the lane's commit.
  *
+ * Admitted words of a shard, one i32 per slot, written by that shard:
+ *   the generation that it has admitted, or, once it has passed the request on to the model's next owner, `passedOn` of it.
+ *   Only what was once committed is ever admitted: it tells a request that a dead shard had queued from one that its client is still writing.
+ *
  * Batch table of a shard, all words written by that shard:
- *   per row a header of 32 bytes  i32 state, model, number, size, gpu, spare…   and `stride` slot numbers.
- *   A row is taken when a grant is answered with a plan and freed when its batch-done has been read.
+ *   per row a header of 64 bytes  i32 state, model, number, size, gpu, spare   f64 exec, ready, length   and `stride` slot numbers.
+ *   A row is taken when a grant is answered with a plan and freed when its batch-done has been read. `state` is stored last.
+ *
+ * Intent row of a shard, written by that shard: what it is counting (ledger.ts). Whoever takes over puts the counters right with it.
  *
  * Model rows, 128 bytes each, one region per writer (shard, dispatcher), and a region per client (32 bytes per model).
  * GPU rows, 128 bytes, written by the dispatcher.
@@ -41,9 +47,45 @@ export const SLOT = defineRecord('slot', {
 export const SLOT_WORDS = SLOT.words;
 export const SLOT_DOUBLES = SLOT.words / 2;
 
-export const BATCH = defineRecord('batch', { state: 'i32', model: 'i32', number: 'i32', size: 'i32', gpu: 'i32', spare: 'i32' }, 32);
+/** In an admitted word: the shard has passed the request on. (The same number is another use of the slot 2^31 uses away.) */
+export function passedOn(generation: number): number {
+  return generation ^ (1 << 31);
+}
+
+/** Times as in the answer, so that it can be given again. */
+export const BATCH = defineRecord(
+  'batch',
+  { state: 'i32', model: 'i32', number: 'i32', size: 'i32', gpu: 'i32', spare: 'i32', execNs: 'f64', readyNs: 'f64', lengthNs: 'f64' },
+  64,
+);
 export const BATCH_FREE = 0;
 export const BATCH_OPEN = 1;
+
+/** `kind` is stored last when an intent is written, and first when it is over. */
+export const INTENT = defineRecord(
+  'intent',
+  {
+    kind: 'i32',
+    model: 'i32',
+    /** INTENT_BATCH: the row of the batch table. INTENT_ONE: the slot, its generation and the counter of its outcome. */
+    row: 'i32',
+    slot: 'i32',
+    generation: 'i32',
+    counter: 'i32',
+    /** The counters as they were before. */
+    before: 'f64',
+    completed: 'f64',
+    late: 'f64',
+    failed: 'f64',
+    cancelled: 'f64',
+    batches: 'f64',
+    batched: 'f64',
+  },
+  LINE_BYTES,
+);
+export const INTENT_NONE = 0;
+export const INTENT_ONE = 1;
+export const INTENT_BATCH = 2;
 
 /** Written by the shard that owns the model. Counters count requests, except `batches`. */
 export const SHARD_MODEL = defineRecord(
@@ -80,7 +122,10 @@ export const DISPATCH_MODEL = defineRecord('dispatch model row', { issued: 'i32'
 /** Written by a client, one row per model. */
 export const CLIENT_MODEL = defineRecord('client model row', { accepted: 'f64', refused: 'f64', delivered: 'f64', spare: 'f64' });
 
-/** Written by the dispatcher. -1 in `grantModel`, `runRow`, `nextRow` means none. */
+/**
+ * Written by the dispatcher. -1 in `grantModel`, `runRow`, `nextRow` means none; each of them is the last word of its group to
+ * be set and the first to be cleared, so a dispatcher that dies half-way leaves nothing that looks whole and is not.
+ */
 export const GPU = defineRecord(
   'gpu row',
   {
@@ -89,11 +134,13 @@ export const GPU = defineRecord(
     runShard: 'i32',
     runRow: 'i32',
     runModel: 'i32',
-    runSize: 'i32',
+    /** GRANT.flags of the grant under way. */
+    grantFlags: 'i32',
     nextShard: 'i32',
     nextRow: 'i32',
     nextModel: 'i32',
-    nextSize: 'i32',
+    /** Low bits of `batches` as it will be when the end that is being entered has been. */
+    endedBatches: 'i32',
     runNumber: 'i32',
     nextNumber: 'i32',
     /** End of the last batch. */
@@ -108,9 +155,28 @@ export const GPU = defineRecord(
     batches: 'f64',
     /** When the grant under way was made. */
     grantedNs: 'f64',
+    /** `busyNs` as it will be when the end that is being entered has been. */
+    endedBusyNs: 'f64',
   },
   LINE_BYTES,
 );
+
+/** A batch that a GPU has, by its place in the batch table of its shard. */
+export interface HeldBatch {
+  readonly shard: number;
+  readonly row: number;
+  readonly model: number;
+  readonly number: number;
+}
+
+/** The running batch of a GPU, then its next one, as far as it has them. */
+export function heldBatches(memory: { readonly buffer: SharedArrayBuffer; readonly gpus: number }, gpu: number): HeldBatch[] {
+  const i32 = new Int32Array(memory.buffer, memory.gpus + gpu * GPU.bytes, GPU.words);
+  const { runShard, runRow, runModel, runNumber, nextShard, nextRow, nextModel, nextNumber } = GPU.at;
+  const running = { shard: i32[runShard]!, row: i32[runRow]!, model: i32[runModel]!, number: i32[runNumber]! };
+  const next = { shard: i32[nextShard]!, row: i32[nextRow]!, model: i32[nextModel]!, number: i32[nextNumber]! };
+  return [running, next].filter(({ row }) => row !== -1);
+}
 
 /** Histogram kinds; the row of kind k of model m is k · models + m. Who writes it: */
 export const HISTOGRAM = {

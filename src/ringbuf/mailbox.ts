@@ -84,6 +84,12 @@ export class Mailboxes {
     throw new Error(`mailbox ${box}: a publish was disturbed three times, so it has more than one writer or reader`);
   }
 
+  /** Word index of the value that the reader took last, or of an empty one. For a reader that has lost what it read. */
+  taken(box: number): number {
+    const at = this.#base + box * this.#boxWords;
+    return at + (LINE_BYTES >> 2) + ((Atomics.load(this.i32, at) >> 4) & 3) * this.#slotWords;
+  }
+
   /** Word index of the newest value if there is one that was not taken yet, else -1. Valid until the next `take`. */
   take(box: number): number {
     const at = this.#base + box * this.#boxWords;

@@ -171,6 +171,18 @@ export class RingReader extends RingSide {
   }
 }
 
+/**
+ * Word indices of the records that are committed and not released. For recovery, by either side: what a dead thread had
+ * said already, and what it had not taken yet. The other side may go on meanwhile.
+ */
+export function unreadRecords(place: RingPlace): number[] {
+  const i32 = new Int32Array(place.buffer);
+  const tail = Atomics.load(i32, (place.byteOffset + LINE_BYTES) >> 2);
+  const count = (Atomics.load(i32, place.byteOffset >> 2) - tail) | 0;
+  const base = (place.byteOffset + HEADER_BYTES) >> 2;
+  return Array.from({ length: count }, (_, k) => base + ((tail + k) & (place.capacity - 1)) * (place.recordBytes >> 2));
+}
+
 function refuseCount(what: string, count: number, most: number): never {
   throw new RangeError(`ring: ${what} ${count} records was asked, it must be between 0 and ${most}`);
 }

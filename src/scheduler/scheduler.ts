@@ -78,6 +78,8 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
     const engine = await Engine.start(options.config, {
       waiting: options.topology.waiting,
       arenaBytes: options.arenaBytes,
+      onReplaced: ({ name, lastDeath, lastRecoveryMs }) =>
+        process.emitWarning(`${name} has ended unexpectedly: ${lastDeath}; another took over after ${lastRecoveryMs!.toFixed(0)} ms`, { code: 'RUBATO_THREAD_REPLACED' }),
       onDeath: (reason) => {
         if (scheduler !== null) scheduler.#die(reason);
       },
@@ -232,7 +234,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
 
   /** Counters, latencies and GPU use since the start. */
   stats(): SchedulerStats {
-    return readStats(this.#stats, this.clock.nowNs());
+    return readStats(this.#stats, this.#engine.threads, this.clock.nowNs());
   }
 
   /**

@@ -50,7 +50,8 @@ function rolesOf(memory: SharedMemory, thread: number): Role[] {
   const { shards, split } = memory.config;
   if (split === true && thread > 0) return [new ShardRole(memory, thread - 1)];
   const hosted = split === true ? [] : Array.from({ length: shards }, (_, shard) => new ShardRole(memory, shard));
-  return [new EmulatedDeviceRole(memory), ...hosted, new DispatcherRole(memory)];
+  const dispatcher = new DispatcherRole(memory); // first: it mends the table of GPUs that the device takes over from
+  return [new EmulatedDeviceRole(memory), ...hosted, dispatcher];
 }
 
 /** Polls every role once at one time; whether any had work. */

@@ -1,5 +1,6 @@
 /** `scheduler.stats()`: what an operator wants to see, from the shared counters and histograms. */
 import type { ModelCounters, StatsReader } from '../protocol/stats.js';
+import type { ThreadStats } from './host-thread.js';
 import { histogramOf, type Percentiles, percentilesMs, percentilesUs } from '../report/histogram.js';
 
 export interface ModelStats extends ModelCounters {
@@ -23,6 +24,8 @@ export interface GpuStats {
 
 export interface SchedulerStats {
   readonly uptimeMs: number;
+  /** The scheduler's own threads, and whether any had to be replaced. */
+  readonly threads: readonly ThreadStats[];
   readonly models: readonly ModelStats[];
   readonly gpus: readonly GpuStats[];
   /** Requests of all models. `accepted` = completed + late + dropped + cancelled + failed + closed + inFlight. */
@@ -37,7 +40,7 @@ export interface SchedulerStats {
   readonly inFlight: number;
 }
 
-export function readStats(reader: StatsReader, nowNs: number): SchedulerStats {
+export function readStats(reader: StatsReader, threads: readonly ThreadStats[], nowNs: number): SchedulerStats {
   const numbers = reader.numbers();
   const models = reader.models().map((counters, index): ModelStats => {
     const model = numbers[index]!;
@@ -54,6 +57,7 @@ export function readStats(reader: StatsReader, nowNs: number): SchedulerStats {
   const sum = (value: (model: ModelCounters) => number): number => totals.reduce((total, model) => total + value(model), 0);
   return {
     uptimeMs: nowNs / 1e6,
+    threads,
     models,
     gpus: reader.gpus().map((gpu) => ({ gpu: gpu.gpu, kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: nowNs === 0 ? 0 : gpu.busyNs / nowNs })),
     accepted: sum((model) => model.accepted),

@@ -41,6 +41,13 @@ export class RateMeter {
     this.#sumSquares[model] = 0;
   }
 
+  /** Goes on from a rate that was measured until `untilNs`: as if its arrivals had been even. */
+  resume(model: number, ratePerSecond: number, untilNs: number): void {
+    const perSample = (ratePerSecond * SAMPLE_NS) / 1e9;
+    for (let k = 0; k < SAMPLES; k++) this.#push(model, Math.floor((k + 1) * perSample) - Math.floor(k * perSample));
+    this.nextTickNs[model] = untilNs + SAMPLE_NS;
+  }
+
   /** Closes every sample that has ended by `nowNs`. */
   catchUp(model: number, nowNs: number): void {
     const ended = Math.floor((nowNs - this.nextTickNs[model]!) / SAMPLE_NS) + 1;

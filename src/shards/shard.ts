@@ -40,11 +40,12 @@ import {
 } from '../protocol/shared-memory.js';
 import { ackOfShard, MODEL_ACTIVE, MODEL_ENDING, MODEL_FROZEN, MODEL_MASK, MODEL_NONE, MODEL_OFFER, MODEL_SPEC, profileView } from '../protocol/specs.js';
 import { slopeOf } from '../protocol/slope.js';
-import { BATCH, BATCH_FREE, BATCH_OPEN, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
+import { BATCH, BATCH_OPEN, CLIENT_MODEL, passedOn, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
 import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
 import { Ledger, LEDGER_END, LEDGER_NOW, LEDGER_START } from './ledger.js';
 import { firstTargetBatch, RateMeter, SAMPLE_NS, targetBatch } from './rate-meter.js';
+import { openRows, slotsOfRow, survey } from './survey.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
@@ -57,8 +58,24 @@ const {
   row: ANSWER_ROW,
   size: ANSWER_SIZE,
 } = ANSWER.at;
-const { gpu: BATCH_GPU, model: BATCH_MODEL, number: BATCH_NUMBER, size: BATCH_SIZE, state: BATCH_STATE } = BATCH.at;
-const { endNs: BATCH_DONE_END_NS, row: BATCH_DONE_ROW, startNs: BATCH_DONE_START_NS, status: BATCH_DONE_STATUS } = BATCH_DONE.at;
+const {
+  execNs: BATCH_EXEC_NS,
+  gpu: BATCH_GPU,
+  lengthNs: BATCH_LENGTH_NS,
+  model: BATCH_MODEL,
+  number: BATCH_NUMBER,
+  readyNs: BATCH_READY_NS,
+  size: BATCH_SIZE,
+  state: BATCH_STATE,
+} = BATCH.at;
+const {
+  endNs: BATCH_DONE_END_NS,
+  model: BATCH_DONE_MODEL,
+  number: BATCH_DONE_NUMBER,
+  row: BATCH_DONE_ROW,
+  startNs: BATCH_DONE_START_NS,
+  status: BATCH_DONE_STATUS,
+} = BATCH_DONE.at;
 const {
   deadlineNs: CANDIDATE_DEADLINE_NS,
   execNs: CANDIDATE_EXEC_NS,
@@ -102,6 +119,9 @@ const WINDOW_INVALID_AFTER = 3;
 const WINDOW_LEAD = 4;
 const WINDOW_EXPECTED = 5;
 const WINDOW_DEADLINE = 6;
+/** Of the answer: exec, and when the device may start. */
+const WINDOW_EXEC = 7;
+const WINDOW_STARTABLE = 8;
 
 /** A batch that starts within this time (and twice the error of timers) is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
 const NEAR_NS = 200e3;
@@ -136,7 +156,7 @@ export class ShardRole implements Role {
   readonly #slotWord: number;
   readonly #slotDouble: number;
   readonly #cancelWord: number;
-  /** By slot: the generation that was admitted last. Tells a request in the lane from one that is closed, and one that was sent twice. */
+  /** By slot: the generation that was admitted last (tables.ts). Tells a request in the lane from one that is closed, and one that was sent twice. */
   readonly #admitted: Int32Array;
   readonly #rowsAt: number;
   readonly #headersAt: number;
@@ -163,7 +183,7 @@ export class ShardRole implements Role {
   readonly #policy = new BatchPolicy();
   readonly #meter: RateMeter;
   readonly #timers: TimeTree;
-  readonly #window = new Float64Array(8);
+  readonly #window = new Float64Array(16);
   /** By model; models of other shards have none. */
   readonly #queues: DeadlineQueue[] = [];
   readonly #latencies: Float64Array[] = [];
@@ -202,6 +222,7 @@ export class ShardRole implements Role {
   readonly #freeRows: Int32Array;
   #freeRowCount = 0;
   #closing = false;
+  #tookOver = false;
   /** By client: whether its lane is being brought level by shedding. */
   readonly #shedding: Uint8Array;
 
@@ -222,7 +243,7 @@ export class ShardRole implements Role {
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
     this.#cancelWord = memory.cancels >> 2;
-    this.#admitted = new Int32Array(config.maxClients * 2 ** config.slotShift);
+    this.#admitted = new Int32Array(memory.buffer, place.admitted, config.maxClients * 2 ** config.slotShift);
     this.#rowsAt = memory.shardModels >> 2;
     this.#headersAt = place.batchHeaders >> 2;
     this.#batchSlotsAt = place.batchSlots >> 2;
@@ -276,7 +297,9 @@ export class ShardRole implements Role {
       this.#queues.push(new DeadlineQueue(positions));
     }
     this.#freeRows = new Int32Array(place.batchRows);
-    for (let row = place.batchRows - 1; row >= 0; row--) this.#freeRows[this.#freeRowCount++] = row;
+    for (let row = place.batchRows - 1; row >= 0; row--) {
+      if (this.#i32[this.#headersAt + row * BATCH.words + BATCH_STATE] !== BATCH_OPEN) this.#freeRows[this.#freeRowCount++] = row;
+    }
     this.#takeChanges();
   }
 
@@ -289,13 +312,14 @@ export class ShardRole implements Role {
     const cells = this.cells;
     const now = cells[CELL_NOW]!;
     this.#ledger.cells[LEDGER_NOW] = now;
-    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version;
+    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
+    if (!this.#tookOver) this.#takeOver();
 
     let work = this.#drainRequests();
     work += this.#drainResends();
     work += this.#drainCancels();
-    work += this.#drainBatchDone();
+    work += this.#drainBatchDone(false);
     work += this.#fireTimers(now);
     work += this.#answerGrants();
     if (work > 0 || changed) {
@@ -311,6 +335,69 @@ export class ShardRole implements Role {
     if (this.#isTouched[model] !== 0) return;
     this.#isTouched[model] = 1;
     this.#touched[this.#touchedCount++] = model;
+  }
+
+  // ---------------------------------------------------------------- taking over
+
+  /**
+   * The first poll goes on where a shard before this one has died, if there was one (survey.ts): queue, rows and counters are
+   * as the durable tables say, and everything is published anew, since the dispatcher may hold what is no longer true.
+   */
+  #takeOver(): void {
+    this.#tookOver = true;
+    const found = survey(this.#memory, this.#shard, (model) => this.#tags[model] !== NOT_MINE);
+    this.#takeOverRows();
+    for (let model = 0; model < this.#tags.length; model++) {
+      if (this.#tags[model] !== NOT_MINE && this.#wasUsed(model)) this.#touch(model);
+    }
+    this.#drainBatchDone(true);
+    for (const slot of found.ended) this.#ledger.sayAgain(slot);
+    for (const slot of found.passing) {
+      const model = this.#i32[this.#slotWord + slot * SLOT_WORDS + SLOT_MODEL]! & MODEL_MASK;
+      this.#pass(slot, model);
+      if (this.#isCancelled(slot)) this.#passCancel(slot, model);
+    }
+    for (const slot of found.waiting) this.#takeOverWaiting(slot);
+  }
+
+  #takeOverRows(): void {
+    const i32 = this.#i32;
+    const running = new Float64Array(this.#tags.length);
+    for (const { row, header } of openRows(this.#memory, this.#shard)) {
+      const model = i32[header + BATCH_MODEL]!;
+      const number = i32[header + BATCH_NUMBER]!;
+      const answeredAt = this.#rowsAt + model * MODEL_WORDS + SHARD_MODEL_ANSWERED;
+      running[model]! += i32[header + BATCH_SIZE]!;
+      // The row is the answer, whether or not it was counted.
+      if (((number - i32[answeredAt]!) | 0) > 0) i32[answeredAt] = number;
+      for (const slot of slotsOfRow(this.#memory, this.#shard, row)) if (this.#isCancelled(slot)) this.#ledger.cancelRunning(slot);
+    }
+    for (let model = 0; model < running.length; model++) {
+      if (this.#tags[model] !== NOT_MINE) this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING] = running[model]!;
+    }
+  }
+
+  #takeOverWaiting(slot: number): void {
+    const word = this.#slotWord + slot * SLOT_WORDS;
+    const model = this.#i32[word + SLOT_MODEL]! & MODEL_MASK;
+    this.#admitted[slot] = this.#i32[word + SLOT_GENERATION]!;
+    this.#touch(model);
+    if (this.#closing || this.#tags[model] === NO_MORE) this.#ledger.endUnrun(slot, model, OUTCOME.closed);
+    else if (this.#isCancelled(slot)) this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
+    else this.#queues[model]!.push(slot, this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!);
+  }
+
+  /** Whether its client has given up a request that has not ended. */
+  #isCancelled(slot: number): boolean {
+    const word = this.#slotWord + slot * SLOT_WORDS;
+    const generation = this.#i32[word + SLOT_GENERATION]!;
+    return Atomics.load(this.#i32, this.#cancelWord + slot) === generation && this.#i32[word + SLOT_OUTCOME_GENERATION] !== generation;
+  }
+
+  /** Whether anything was ever asked of a model: then the dispatcher may know a candidate of it. */
+  #wasUsed(model: number): boolean {
+    const accepted = (client: { readonly models: number }): number => this.#f64[(client.models >> 3) + model * (CLIENT_MODEL.words / 2) + CLIENT_MODEL.at.accepted]!;
+    return this.#i32[this.#rowsAt + model * MODEL_WORDS + SHARD_MODEL_ANSWERED] !== 0 || this.#memory.clients.some((client) => accepted(client) > 0);
   }
 
   // ---------------------------------------------------------------- changes of models and clients
@@ -353,16 +440,22 @@ export class ShardRole implements Role {
     this.#dropPolicy[model] = i32[spec + MODEL_SPEC.at.dropPolicy]!;
     this.#condition[model] = i32[spec + MODEL_SPEC.at.condition]!;
     this.#hint[model] = 0;
-    if (isNew) {
-      this.#meter.reset(model);
-      this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RATE_PER_SECOND] = 0; // that of the number's last model
-      this.#lastExecNs[model] = 0;
-    }
+    if (isNew) this.#startRate(model);
     this.#retarget(model);
     if (state === MODEL_ENDING) this.#endQueued(model);
     // The first candidate is published with the first request; a later change must be, even if it looks the same.
     if (wasMine || isNew) this.#publishedStamp[model] = -1;
     if (wasMine || this.#queues[model]!.count > 0) this.#touch(model);
+  }
+
+  /** A rate that stands in the row before this shard has begun to poll is what the one before it had measured; otherwise it is that of the number's last model. */
+  #startRate(model: number): void {
+    const row = (this.#rowsAt + model * MODEL_WORDS) >> 1;
+    this.#lastExecNs[model] = 0;
+    this.#meter.reset(model);
+    if (this.#tookOver) this.#f64[row + SHARD_MODEL_RATE_PER_SECOND] = 0;
+    const rate = this.#f64[row + SHARD_MODEL_RATE_PER_SECOND]!;
+    if (rate > 0) this.#meter.resume(model, rate, this.#f64[row + SHARD_MODEL_RATED_UNTIL_NS]!);
   }
 
   /** The model was removed: what it was like is not what its number's next one will be. */
@@ -387,11 +480,12 @@ export class ShardRole implements Role {
     const owner = this.#ownerOf(model);
     const tag = this.#i32[(this.#memory.offers >> 2) + model * MODEL_OFFER.words + MODEL_OFFER.at.tag]! & ~(1 << 31);
     const isEnding = this.#tags[model] === NO_MORE || this.#states[model] === MODEL_NONE;
-    this.#admitted[slot] = 0; // it may come back one day
     if (this.#i32[word + SLOT_MODEL] !== tag || (owner === this.#shard && isEnding)) {
+      this.#admitted[slot] = 0;
       this.#closeUnlessAdmitted(slot);
       return;
     }
+    this.#admitted[slot] = passedOn(this.#i32[word + SLOT_GENERATION]!); // it may come back one day
     // To itself when it is the new owner and has not taken in the change that says so.
     this.#resendsOf[owner]!.mark(slot);
     this.#shardBells[owner]!.ring();
@@ -609,21 +703,23 @@ export class ShardRole implements Role {
 
   // ---------------------------------------------------------------- ended batches
 
-  #drainBatchDone(): number {
+  /** `again`: they may have been ended in part by a shard that has died. */
+  #drainBatchDone(again: boolean): number {
     const lane = this.#batchDone;
     const count = lane.available(lane.capacity);
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
       const row = lane.i32[at + BATCH_DONE_ROW]!;
       const header = this.#headersAt + row * BATCH.words;
-      if (this.#i32[header + BATCH_STATE] !== BATCH_OPEN) continue; // reported twice: ended already
+      // Reported twice: it has ended, and its row may be another batch's.
+      if (this.#i32[header + BATCH_STATE] !== BATCH_OPEN) continue;
+      if (this.#i32[header + BATCH_NUMBER] !== lane.i32[at + BATCH_DONE_NUMBER] || this.#i32[header + BATCH_MODEL] !== lane.i32[at + BATCH_DONE_MODEL]) continue;
       const ledger = this.#ledger;
       ledger.cells[LEDGER_START] = lane.f64[(at >> 1) + BATCH_DONE_START_NS]!;
       ledger.cells[LEDGER_END] = lane.f64[(at >> 1) + BATCH_DONE_END_NS]!;
       // Before they count as ended: nobody is to see a request in both places (`credit`).
       this.#f64[((this.#rowsAt + this.#i32[header + BATCH_MODEL]! * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! -= this.#i32[header + BATCH_SIZE]!;
-      ledger.endBatch(header, this.#batchSlotsAt + row * this.#place.batchStride, lane.i32[at + BATCH_DONE_STATUS]!);
-      this.#i32[header + BATCH_STATE] = BATCH_FREE;
+      ledger.endBatch(row, this.#batchSlotsAt + row * this.#place.batchStride, lane.i32[at + BATCH_DONE_STATUS]!, again);
       this.#freeRows[this.#freeRowCount++] = row;
     }
     if (count > 0) lane.release(count);
@@ -669,10 +765,19 @@ export class ShardRole implements Role {
 
   /** `now` is when the grant was made. */
   #answer(now: number, model: number, number: number, gpu: number, early: boolean, gpuFreeNs: number): void {
+    if (((number - this.#i32[this.#rowsAt + model * MODEL_WORDS + SHARD_MODEL_ANSWERED]!) | 0) <= 0) {
+      this.#answerAgain(model, number, gpu);
+      return;
+    }
     if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
     this.#decide(now, model, gpuFreeNs);
     const window = this.#window;
     const policy = this.#policy;
+    const ready = early ? window[WINDOW_EARLIEST]! : window[WINDOW_READY]!;
+    const exec = Math.max(ready, gpuFreeNs);
+    window[WINDOW_EXEC] = exec;
+    // A measured c is a high quantile: most batches are at the device sooner, and nothing can join a closed one any more.
+    window[WINDOW_STARTABLE] = this.#config.margins.measureControl && ready === window[WINDOW_EARLIEST] ? ready - this.#f64[this.#marginsAt + CONTROL_AT]! : ready;
     let row = -1;
     if (policy.size > 0 && this.#freeRowCount > 0) {
       const jitter = this.#f64[this.#marginsAt + JITTER_AT]!;
@@ -680,26 +785,37 @@ export class ShardRole implements Role {
       // Meanwhile worth deferring: the GPU is given back as it was.
       if (early || window[WINDOW_READY]! <= soonest + jitter) row = this.#close(model, number, gpu);
     }
-    const answers = this.#answers;
-    const at = answers.claim();
-    if (at < 0) throw new Error('answer lane is full: more grants under way than models');
-    const words = answers.i32;
-    words[at + ANSWER_MODEL] = model;
-    words[at + ANSWER_NUMBER] = number;
-    words[at + ANSWER_GPU] = gpu;
-    words[at + ANSWER_ROW] = row;
-    words[at + ANSWER_SIZE] = policy.size;
-    const ready = early ? window[WINDOW_EARLIEST]! : window[WINDOW_READY]!;
-    const exec = Math.max(ready, gpuFreeNs);
-    // A measured c is a high quantile: most batches are at the device sooner, and nothing can join a closed one any more.
-    const startable = this.#config.margins.measureControl && ready === window[WINDOW_EARLIEST] ? ready - this.#f64[this.#marginsAt + CONTROL_AT]! : ready;
-    answers.f64[(at >> 1) + ANSWER_EXEC_NS] = exec;
-    answers.f64[(at >> 1) + ANSWER_READY_NS] = startable;
-    answers.f64[(at >> 1) + ANSWER_LENGTH_NS] = this.#latencies[model]![policy.size]!;
     if (row >= 0) this.#lastExecNs[model] = exec;
     if (this.#observer !== null) this.#observe(now, model, gpu, row, exec);
     this.#i32[this.#rowsAt + model * MODEL_WORDS + SHARD_MODEL_ANSWERED] = number;
+    this.#say(model, number, gpu, row);
     this.#touch(model);
+  }
+
+  /** A grant that was answered before this shard, or the dispatcher, has died: what the batch table says, else a refusal. */
+  #answerAgain(model: number, number: number, gpu: number): void {
+    const i32 = this.#i32;
+    const found = openRows(this.#memory, this.#shard).find(({ header }) => i32[header + BATCH_MODEL] === model && i32[header + BATCH_NUMBER] === number);
+    this.#say(model, number, gpu, found?.row ?? -1);
+    this.#touch(model);
+  }
+
+  /** Claims the answer to a grant: the batch in `row`, or a refusal. */
+  #say(model: number, number: number, gpu: number, row: number): void {
+    const answers = this.#answers;
+    const at = answers.claim();
+    if (at < 0) throw new Error('answer lane is full: more grants under way than models');
+    const { i32, f64 } = answers;
+    i32[at + ANSWER_MODEL] = model;
+    i32[at + ANSWER_NUMBER] = number;
+    i32[at + ANSWER_GPU] = gpu;
+    i32[at + ANSWER_ROW] = row;
+    if (row < 0) return;
+    const header = this.#headersAt + row * BATCH.words;
+    i32[at + ANSWER_SIZE] = this.#i32[header + BATCH_SIZE]!;
+    f64[(at >> 1) + ANSWER_EXEC_NS] = f64[(header >> 1) + BATCH_EXEC_NS]!;
+    f64[(at >> 1) + ANSWER_READY_NS] = f64[(header >> 1) + BATCH_READY_NS]!;
+    f64[(at >> 1) + ANSWER_LENGTH_NS] = f64[(header >> 1) + BATCH_LENGTH_NS]!;
   }
 
   #observe(now: number, model: number, gpu: number, row: number, exec: number): void {
@@ -717,7 +833,10 @@ export class ShardRole implements Role {
     this.#i32[header + BATCH_NUMBER] = number;
     this.#i32[header + BATCH_SIZE] = size;
     this.#i32[header + BATCH_GPU] = gpu;
-    this.#i32[header + BATCH_STATE] = BATCH_OPEN;
+    this.#f64[(header >> 1) + BATCH_EXEC_NS] = this.#window[WINDOW_EXEC]!;
+    this.#f64[(header >> 1) + BATCH_READY_NS] = this.#window[WINDOW_STARTABLE]!;
+    this.#f64[(header >> 1) + BATCH_LENGTH_NS] = this.#latencies[model]![size]!;
+    this.#i32[header + BATCH_STATE] = BATCH_OPEN; // from here on the batch is closed, whatever happens to this shard
     this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RUNNING]! += size;
     return row;
   }

@@ -28,6 +28,7 @@ export interface VirtualClient {
 }
 
 export class VirtualEngine extends VirtualLoop implements RoleHost {
+  readonly threads = [];
   /** As clients and callback devices are to see it. */
   readonly memory: SharedMemory;
   readonly specs: SpecTable;

@@ -14,11 +14,11 @@ function poolOf(gpus: number): GpuPool {
 /** A grant that is answered with a plan. */
 function plan(pool: GpuPool, gpu: number, number: number, row: number, ready: number, length: number): void {
   const freeAt = pool.freeAt.get(gpu);
-  pool.grant(gpu, 0, number);
+  pool.grant(gpu, 0, number, 0);
   pool.cells[POOL_EXEC] = Math.max(ready, freeAt);
   pool.cells[POOL_READY] = ready;
   pool.cells[POOL_LENGTH] = length;
-  pool.plan(gpu, 0, row, 0, number, 1);
+  pool.plan(gpu, 0, row, 0, number);
 }
 
 function end(pool: GpuPool, gpu: number, start: number, at: number): void {
@@ -44,7 +44,7 @@ describe('GpuPool', () => {
 
   it('gives a GPU to nobody else while a grant of it is not answered, or a next batch waits', () => {
     const pool = poolOf(1);
-    pool.grant(0, 0, 1);
+    pool.grant(0, 0, 1, 0);
     assert.equal(pool.freeAt.get(0), Infinity);
     assert.ok(pool.granted(0, 0, 1));
     assert.ok(!pool.granted(0, 0, 2));
@@ -61,16 +61,16 @@ describe('GpuPool', () => {
   it('gives a GPU back as it was when a grant is refused', () => {
     const pool = poolOf(1);
     plan(pool, 0, 1, 0, 0, 10);
-    pool.grant(0, 0, 2);
+    pool.grant(0, 0, 2, 0);
     pool.refuse(0);
     assert.equal(pool.freeAt.get(0), 10);
-    assert.ok(pool.runs(0, 0, 0, 1));
+    assert.ok(pool.runs(0, 0, 0, 0, 1));
   });
 
   it('gives it back as it has become when its batch has ended meanwhile', () => {
     const pool = poolOf(1);
     plan(pool, 0, 1, 0, 0, 10);
-    pool.grant(0, 0, 2);
+    pool.grant(0, 0, 2, 0);
     end(pool, 0, 0, 8);
     assert.equal(pool.freeAt.get(0), Infinity);
     pool.refuse(0);
@@ -84,8 +84,8 @@ describe('GpuPool', () => {
       plan(pool, 0, 2, 1, ready, 7);
       end(pool, 0, 0, actualEnd);
       assert.equal(pool.freeAt.get(0), freeAt);
-      assert.ok(pool.runs(0, 0, 1, 2) && !pool.runs(0, 0, 0, 1));
-      assert.ok(!pool.runs(0, 0, 1, 1), 'an end of an earlier batch in the same row');
+      assert.ok(pool.runs(0, 0, 1, 0, 2) && !pool.runs(0, 0, 0, 0, 1));
+      assert.ok(!pool.runs(0, 0, 1, 0, 1), 'an end of an earlier batch in the same row');
       assert.equal(pool.cells[POOL_PLANNED], 0);
     }
   });
@@ -93,12 +93,12 @@ describe('GpuPool', () => {
   it('enters a plan that comes after the running batch has ended as if it had come before', () => {
     const pool = poolOf(1);
     plan(pool, 0, 1, 0, 0, 10);
-    pool.grant(0, 0, 2);
+    pool.grant(0, 0, 2, 0);
     end(pool, 0, 0, 14);
     pool.cells[POOL_EXEC] = 10;
     pool.cells[POOL_READY] = 6;
     pool.cells[POOL_LENGTH] = 7;
-    pool.plan(0, 0, 1, 0, 2, 1);
+    pool.plan(0, 0, 1, 0, 2);
     assert.equal(pool.freeAt.get(0), 21);
   });
 

@@ -42,12 +42,12 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes a cancelled request that runs for one that was served',
-    file: 'shards/ledger', find: 'outcome = OUTCOME.cancelled;', replace: '',
+    file: 'shards/ledger', find: 'outcome = OUTCOME.cancelled;\n                    cancelled++;', replace: 'cancelled++;',
     caughtBy: 'right outcome',
   },
   {
     name: 'judges the end at the deadline itself as late',
-    file: 'shards/ledger', find: 'const isLate = end > ', replace: 'const isLate = end >= ',
+    file: 'shards/ledger', find: 'const isLate = end > this.f64', replace: 'const isLate = end >= this.f64',
     caughtBy: 'right outcome',
   },
   {
@@ -82,7 +82,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'leaves a granted GPU free for the next grant',
-    file: 'dispatch/gpu-pool', find: ' = number;\n        this.freeAt.set(gpu, Infinity);', replace: ' = number;',
+    file: 'dispatch/gpu-pool', find: ' = model;\n        this.freeAt.set(gpu, Infinity);', replace: ' = model;',
     caughtBy: 'one batch per GPU',
   },
   {
@@ -192,7 +192,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'starts an issued batch before its time',
-    file: 'devices/emulated', find: 'if (held === 0)\n                this.#events.set(gpu, ready);', replace: 'if (held === 0)\n                this.#events.set(gpu, 0);',
+    file: 'devices/emulated', find: 'if (held === 0)\n            this.#events.set(gpu, readyNs);', replace: 'if (held === 0)\n            this.#events.set(gpu, 0);',
     caughtBy: 'policy',
   },
   {
