@@ -7,7 +7,7 @@ import { checkPackage } from './check-package.mjs';
 import { build, filesBelow, installIfNeeded, must, node, root, typescript } from './steps.mjs';
 
 /** What a test needs beyond Node.js, npm and a C++ compiler: { package, command }, installed where `command` is missing. */
-const DEBIAN_PACKAGES = [];
+const DEBIAN_PACKAGES = [{ package: 'spin', command: 'spin' }];
 
 const steps = [
   ['Debian packages', installDebianPackages],

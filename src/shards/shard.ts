@@ -9,7 +9,7 @@ import { TimeTree } from '../clock/time-tree.js';
 import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
 import { Mailboxes } from '../ringbuf/mailbox.js';
-import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import { RingReader, RingWriter, unreadRecords } from '../ringbuf/spsc-ring.js';
 import {
   DROP_ADAPTIVE,
   DROP_NEVER,
@@ -795,9 +795,11 @@ export class ShardRole implements Role {
   /** A grant that was answered before this shard, or the dispatcher, has died: what the batch table says, else a refusal. */
   #answerAgain(model: number, number: number, gpu: number): void {
     const i32 = this.#i32;
+    this.#touch(model);
+    // Nor a second time while the first is unread: lanes have room for each but once.
+    if (unreadRecords(this.#place.answers).some((at) => i32[at + ANSWER_MODEL] === model && i32[at + ANSWER_NUMBER] === number)) return;
     const found = openRows(this.#memory, this.#shard).find(({ header }) => i32[header + BATCH_MODEL] === model && i32[header + BATCH_NUMBER] === number);
     this.#say(model, number, gpu, found?.row ?? -1);
-    this.#touch(model);
   }
 
   /** Claims the answer to a grant: the batch in `row`, or a refusal. */

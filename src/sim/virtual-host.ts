@@ -22,7 +22,7 @@ const MOST_ROUNDS = 100_000;
 export abstract class VirtualLoop {
   readonly clock = new VirtualClock();
   /** In the order in which they are polled. */
-  protected abstract readonly roles: readonly Role[];
+  protected abstract get roles(): readonly Role[];
 
   get nowNs(): number {
     return this.clock.nowNs();
@@ -87,14 +87,18 @@ export abstract class VirtualLoop {
   }
 }
 
+export type RoleKind = 'device' | 'shard' | 'dispatcher';
+
 export class VirtualHost extends VirtualLoop {
   readonly memory: SharedMemory;
   readonly client: ClientPort;
-  readonly shards: readonly ShardRole[];
-  readonly dispatcher: DispatcherRole;
-  readonly device: EmulatedDeviceRole;
   readonly stats: StatsReader;
-  protected readonly roles: readonly Role[];
+  readonly #observer: Observer | null;
+  #shards: readonly ShardRole[];
+  #dispatcher: DispatcherRole;
+  #device: EmulatedDeviceRole;
+  /** In the order in which they are polled. */
+  #roles: readonly Role[];
   /** Called with slots and packed outcomes of completions as they are read, at the instant they happen. */
   onCompleted: (slots: Int32Array, outcomes: Int32Array, count: number) => void = () => {};
   /** Called after every instant, when nothing more changes. */
@@ -103,12 +107,47 @@ export class VirtualHost extends VirtualLoop {
   constructor(config: SchedulerConfig, observer: Observer | null = null) {
     super();
     this.memory = allocateSharedMemory(config);
+    this.#observer = observer;
     this.client = new ClientPort(this.memory, 0);
-    this.shards = Array.from({ length: config.shards }, (_, shard) => new ShardRole(this.memory, shard, observer));
-    this.dispatcher = new DispatcherRole(this.memory, observer);
-    this.device = new EmulatedDeviceRole(this.memory);
+    this.#shards = Array.from({ length: config.shards }, (_, shard) => new ShardRole(this.memory, shard, observer));
+    this.#dispatcher = new DispatcherRole(this.memory, observer);
+    this.#device = new EmulatedDeviceRole(this.memory);
+    this.#roles = [this.#device, ...this.#shards, this.#dispatcher];
     this.stats = new StatsReader(this.memory);
-    this.roles = [this.device, ...this.shards, this.dispatcher];
+  }
+
+  get shards(): readonly ShardRole[] {
+    return this.#shards;
+  }
+
+  get dispatcher(): DispatcherRole {
+    return this.#dispatcher;
+  }
+
+  get device(): EmulatedDeviceRole {
+    return this.#device;
+  }
+
+  protected get roles(): readonly Role[] {
+    return this.#roles;
+  }
+
+  /** Throws a role object away, as the death of its thread would, and puts a new one over the same memory in its place. */
+  restartRole(kind: RoleKind, shard = 0): Role {
+    switch (kind) {
+      case 'device':
+        this.#device = new EmulatedDeviceRole(this.memory);
+        break;
+      case 'dispatcher':
+        this.#dispatcher = new DispatcherRole(this.memory, this.#observer);
+        break;
+      case 'shard':
+        if (this.#shards[shard] === undefined) throw new RangeError(`there is no shard ${shard}, the last one is ${this.#shards.length - 1}`);
+        this.#shards = this.#shards.with(shard, new ShardRole(this.memory, shard, this.#observer));
+        break;
+    }
+    this.#roles = [this.#device, ...this.#shards, this.#dispatcher];
+    return kind === 'device' ? this.#device : kind === 'dispatcher' ? this.#dispatcher : this.#shards[shard]!;
   }
 
   protected override takeCompletions(nowNs: number): boolean {

@@ -46,6 +46,24 @@ class Gate {
   }
 }
 
+const workersOf = new WeakMap<Any, readonly Worker[]>();
+let last: Promise<unknown> = Promise.resolve();
+
+/** Starts a scheduler and notes its threads: one after the other, since tests run beside each other. */
+function startAlone(create: () => Promise<Any>): Promise<Any> {
+  const result = last.then(async () => {
+    const workers: Worker[] = [];
+    const note = (worker: Worker): number => workers.push(worker);
+    process.on('worker', note);
+    const scheduler = await create();
+    process.off('worker', note);
+    workersOf.set(scheduler, workers);
+    return scheduler;
+  });
+  last = result.catch(() => {});
+  return result;
+}
+
 const double: Execute = (batch) => batch.inputs.map((input) => 2 * input);
 
 const TOPOLOGIES: [name: string, options: Partial<SchedulerOptions>, threads: number][] = [
@@ -58,7 +76,7 @@ const TOPOLOGIES: [name: string, options: Partial<SchedulerOptions>, threads: nu
 
 for (const [name, options, threads] of TOPOLOGIES) {
   const start = (execute: Execute, more: Partial<SchedulerOptions<number, unknown>> = {}): Promise<Any> =>
-    createScheduler<number, unknown>({ models: MODELS, devices: [{ kind: 'callback', execute }], ...(options as Partial<SchedulerOptions<number, unknown>>), ...more });
+    startAlone(() => createScheduler<number, unknown>({ models: MODELS, devices: [{ kind: 'callback', execute }], ...(options as Partial<SchedulerOptions<number, unknown>>), ...more }));
 
   describe(`in ${name}`, { concurrency: 2 }, () => {
     test('the topology is as asked for, with its reason', async () => {
@@ -197,17 +215,13 @@ for (const [name, options, threads] of TOPOLOGIES) {
 
     for (let victim = 0; victim < threads; victim++) {
       test(`the death of thread ${victim} loses nothing`, async () => {
-        const began: Worker[] = [];
-        const note = (worker: Worker): number => began.push(worker);
         const gate = new Gate();
-        process.on('worker', note);
         const scheduler = await start(gate.execute, { models: ONE_BY_ONE });
-        process.off('worker', note);
         const results = [scheduler.submit('a', 1)];
         await gate.started(1);
         results.push(...MODELS.map((model) => scheduler.submit(model.name, 2)));
         const change = scheduler.addDevice({ kind: 'callback', execute: gate.execute });
-        await began[victim]!.terminate();
+        await workersOf.get(scheduler)![victim]!.terminate();
         results.push(scheduler.submit('b', 3));
         await change;
         const all = Promise.all(results);

@@ -7,14 +7,15 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import { Random } from '#rubato/model/random.js';
-import type { GpuConfig, ModelConfig } from '#rubato/protocol/config.js';
+import type { GpuConfig } from '#rubato/protocol/config.js';
 import type { Observer } from '#rubato/protocol/observer.js';
 import { OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
 import { CELL_NOW, type Role } from '#rubato/protocol/role.js';
-import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_MASK, MODEL_NONE, SpecTable, TAG_MASK } from '#rubato/protocol/specs.js';
-import { DISPATCH_MODEL, GPU, SHARD_MODEL, SLOT } from '#rubato/protocol/tables.js';
+import { GPU_ACTIVE, GPU_NONE, MODEL_FROZEN, MODEL_MASK, SpecTable } from '#rubato/protocol/specs.js';
+import { SLOT } from '#rubato/protocol/tables.js';
 import { RingReader } from '#rubato/ringbuf/spsc-ring.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
+import { ChangeSteps, type Spec, type Step } from './change-steps.js';
 
 const MODELS = 8;
 const GPUS = 5;
@@ -24,27 +25,11 @@ const LONGEST_NS = 1e9;
 
 const GPU_SPEC: GpuConfig = { host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 };
 
-interface Spec {
-  readonly config: ModelConfig;
-  readonly profile: Float64Array;
-}
-
-/** A model as the roles know it by now. */
-interface Known {
-  spec: Spec;
-  readonly tag: number;
-  shard: number;
-  isFrozen: boolean;
-}
-
 interface Request {
   readonly index: number;
   readonly tag: number;
   isPlanned: boolean;
 }
-
-/** What a change waits for before its next step. */
-type Step = Generator<() => boolean, void>;
 
 function randomSpec(random: Random): Spec {
   const maxBatch = 1 + Math.floor(random.uniform() * MAX_BATCH);
@@ -67,8 +52,7 @@ class World implements Observer {
   readonly i32: Int32Array;
   readonly f64: Float64Array;
   readonly #roles: Role[];
-  /** By number. */
-  readonly known = new Map<number, Known>();
+  readonly steps: ChangeSteps;
   /** By slot. */
   readonly open = new Map<number, Request>();
   /** Index, outcome and time of every end. */
@@ -76,8 +60,6 @@ class World implements Observer {
   readonly #accepted = new Float64Array(MODELS);
   readonly #refused = new Float64Array(MODELS);
   readonly #ended = Array.from({ length: MODELS }, () => new Float64Array(16));
-  /** GPUs that must not be given anything. */
-  readonly closedGpus = new Set<number>();
   #submitted = 0;
   /** The shard that is being polled. */
   #polling = -1;
@@ -95,7 +77,7 @@ class World implements Observer {
     this.i32 = new Int32Array(this.host.memory.buffer);
     this.f64 = new Float64Array(this.host.memory.buffer, 0, this.host.memory.buffer.byteLength >> 3);
     this.specs = new SpecTable(this.host.memory, true);
-    specs.forEach((spec, number) => this.known.set(number, { spec, tag: this.specs.tag(number), shard: this.specs.shardOf(number), isFrozen: false }));
+    this.steps = new ChangeSteps(this.host.memory, this.specs, this.host.stats, specs);
     this.#roles = [this.host.device, ...this.host.shards, this.host.dispatcher];
     this.host.shards.forEach((shard, index) => {
       const poll = shard.poll.bind(shard);
@@ -150,12 +132,13 @@ class World implements Observer {
   }
 
   planned(_now: number, model: number, gpu: number, size: number, _exec: number, _invalidAfter: number, slots: Int32Array, from: number): void {
-    const known = this.known.get(model);
+    const known = this.steps.known.get(model);
     assert.ok(known !== undefined, `a batch of model ${model}, which is not there`);
     assert.ok(!known.isFrozen, `a batch of model ${model} while it was frozen`);
     assert.equal(this.#polling, known.shard, `shard ${this.#polling} has closed a batch of model ${model}`);
-    assert.ok(size <= known.spec.config.maxBatch, `a batch of ${size}, at most ${known.spec.config.maxBatch} may be in one`);
-    assert.ok(!this.closedGpus.has(gpu), `a batch for GPU ${gpu}, which has left`);
+    const most = Math.max(...known.specs.map(({ config }) => config.maxBatch));
+    assert.ok(size <= most, `a batch of ${size}, at most ${most} may be in one`);
+    assert.ok(!this.steps.closedGpus.has(gpu), `a batch for GPU ${gpu}, which has left`);
     for (let k = from; k < from + size; k++) {
       const request = this.open.get(slots[k]!);
       assert.ok(request !== undefined && !request.isPlanned, `slot ${slots[k]} is in two batches`);
@@ -165,13 +148,13 @@ class World implements Observer {
   }
 
   granted(_now: number, _model: number, gpu: number): void {
-    assert.ok(!this.closedGpus.has(gpu), `GPU ${gpu} was granted, though it has left`);
+    assert.ok(!this.steps.closedGpus.has(gpu), `GPU ${gpu} was granted, though it has left`);
   }
 
   refused(): void {}
 
   expired(_now: number, model: number, slot: number): void {
-    assert.equal(this.#polling, this.known.get(model)?.shard, `shard ${this.#polling} has given up a request of model ${model}`);
+    assert.equal(this.#polling, this.steps.known.get(model)?.shard, `shard ${this.#polling} has given up a request of model ${model}`);
     assert.equal(this.open.get(slot)?.isPlanned, false);
   }
 
@@ -210,97 +193,25 @@ class World implements Observer {
     }
   }
 
-  // ---------------------------------------------------------------- changes, as LiveChanges makes them
-
-  *#publish(): Step {
-    const version = this.specs.publish();
-    yield () => this.specs.acknowledged(version);
-  }
-
-  isQuiet(number: number): boolean {
-    const shardRow = (this.host.memory.shardModels >> 2) + number * SHARD_MODEL.words;
-    const dispatchRow = (this.host.memory.dispatchModels >> 2) + number * DISPATCH_MODEL.words;
-    return this.f64[(shardRow >> 1) + SHARD_MODEL.at.running] === 0 && this.i32[shardRow + SHARD_MODEL.at.answered] === this.i32[dispatchRow + DISPATCH_MODEL.at.issued];
-  }
-
-  *add(number: number): Step {
-    const spec = randomSpec(this.random);
-    const shard = Math.floor(this.random.uniform() * this.host.shards.length);
-    this.specs.writeModel(number, spec.config, spec.profile, shard);
-    yield* this.#publish();
-    this.known.set(number, { spec, tag: this.specs.tag(number) & TAG_MASK, shard, isFrozen: false });
-    this.specs.open(number);
-  }
-
-  *remove(number: number, drain: boolean): Step {
-    this.specs.close(number);
-    if (!drain) {
-      this.specs.setState(number, MODEL_ENDING);
-      yield* this.#publish();
-    }
-    yield () => this.host.stats.raw(number).inFlight === 0;
-    this.specs.setState(number, MODEL_NONE);
-    yield* this.#publish();
-    yield* this.#publish();
-    yield () => this.isQuiet(number);
-    this.known.delete(number);
-  }
-
-  *update(number: number): Step {
-    const spec = randomSpec(this.random);
-    const known = this.known.get(number)!;
-    const maxBatch = Math.max(spec.config.maxBatch, known.spec.config.maxBatch);
-    this.specs.writeModel(number, spec.config, spec.profile, this.specs.shardOf(number));
-    known.spec = { ...spec, config: { ...spec.config, maxBatch } }; // either, until all know
-    yield* this.#publish();
-    known.spec = spec;
-  }
-
-  *move(number: number, shard: number): Step {
-    const known = this.known.get(number)!;
-    this.specs.setState(number, MODEL_FROZEN);
-    yield* this.#publish();
-    known.isFrozen = true;
-    yield* this.#publish();
-    yield () => this.isQuiet(number);
-    this.specs.moveTo(number, shard);
-    known.shard = shard;
-    known.isFrozen = false;
-    yield* this.#publish();
-    this.specs.route(number);
-  }
-
-  *addGpu(gpu: number): Step {
-    this.closedGpus.delete(gpu);
-    this.specs.writeGpu(gpu, GPU_SPEC);
-    yield* this.#publish();
-  }
-
-  *removeGpu(gpu: number): Step {
-    this.specs.setGpuState(gpu, GPU_LEAVING);
-    yield* this.#publish();
-    const at = (this.host.memory.gpus >> 2) + gpu * GPU.words;
-    yield () => [GPU.at.grantModel, GPU.at.nextRow, GPU.at.runRow].every((field) => this.i32[at + field] === -1);
-    this.closedGpus.add(gpu);
-    this.specs.setGpuState(gpu, GPU_NONE);
-    yield* this.#publish();
-  }
+  // ---------------------------------------------------------------- changes
 
   /** A change that is possible now. */
   anyChange(): Step {
-    const numbers = [...this.known.keys()];
+    const numbers = [...this.steps.known.keys()];
     const pick = <T>(list: readonly T[]): T => list[Math.floor(this.random.uniform() * list.length)]!;
-    const unused = Array.from({ length: MODELS }, (_, number) => number).filter((number) => !this.known.has(number));
+    const unused = Array.from({ length: MODELS }, (_, number) => number).filter((number) => !this.steps.known.has(number));
     const gpus = Array.from({ length: GPUS }, (_, gpu) => gpu);
     const active = gpus.filter((gpu) => this.specs.gpuState(gpu) === GPU_ACTIVE);
     const absent = gpus.filter((gpu) => this.specs.gpuState(gpu) === GPU_NONE);
+    const anyShard = (): number => Math.floor(this.random.uniform() * this.host.shards.length);
+    const { steps } = this;
     const kind = this.random.uniform();
-    if (kind < 0.15 && absent.length > 0) return this.addGpu(pick(absent));
-    if (kind < 0.3 && active.length > 0) return this.removeGpu(pick(active));
-    if (unused.length > 0 && (kind < 0.5 || numbers.length < 2)) return this.add(pick(unused));
-    if (kind < 0.65) return this.remove(pick(numbers), this.random.uniform() < 0.5);
-    if (kind < 0.8) return this.update(pick(numbers));
-    return this.move(pick(numbers), Math.floor(this.random.uniform() * this.host.shards.length));
+    if (kind < 0.15 && absent.length > 0) return steps.addGpu(pick(absent), GPU_SPEC);
+    if (kind < 0.3 && active.length > 0) return steps.removeGpu(pick(active));
+    if (unused.length > 0 && (kind < 0.5 || numbers.length < 2)) return steps.add(pick(unused), randomSpec(this.random), anyShard());
+    if (kind < 0.65) return steps.remove(pick(numbers), this.random.uniform() < 0.5);
+    if (kind < 0.8) return steps.update(pick(numbers), randomSpec(this.random));
+    return steps.move(pick(numbers), anyShard());
   }
 }
 
@@ -378,11 +289,11 @@ describe('between the steps of a thread', () => {
   test('a queue that is handed over to a shard which has not seen the change yet is not lost', () => {
     const world = new World(2, 2);
     const { host, specs } = world;
-    const model = [...world.known.keys()].find((number) => specs.shardOf(number) === 0)!;
+    const model = [...world.steps.known.keys()].find((number) => specs.shardOf(number) === 0)!;
     const profile = LatencyProfile.linear({ alphaNs: 1e6, betaNs: 1e6, maxBatch: 8 }, 'profile').ns;
     const spec: Spec = { config: { name: 'm', sloNs: 100e6, profile: 0, maxBatch: 8, dropPolicy: 0, condition: 0, maxQueue: 100 }, profile };
     specs.writeModel(model, spec.config, profile, 0);
-    world.known.get(model)!.spec = spec;
+    world.steps.known.get(model)!.specs = [spec];
     specs.publish();
     host.settle();
     world.submit(model, 3);
@@ -391,10 +302,10 @@ describe('between the steps of a thread', () => {
     specs.setState(model, MODEL_FROZEN);
     specs.publish();
     host.settle();
-    assert.ok(world.isQuiet(model) && host.shards[0]!.queued(model) === 3);
+    assert.ok(world.steps.isQuiet(model) && host.shards[0]!.queued(model) === 3);
     interrupt(() => {
       specs.moveTo(model, 1);
-      world.known.get(model)!.shard = 1;
+      world.steps.known.get(model)!.shard = 1;
       specs.publish();
       world.pollOne(1);
     });

@@ -5,22 +5,15 @@
  * A mutant whose text is not found exactly once fails too: the code has moved on, and the mutant has to follow.
  */
 import assert from 'node:assert/strict';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import { fileURLToPath, pathToFileURL } from 'node:url';
 import fc from 'fast-check';
 import type { VirtualHost } from '#rubato/sim/virtual-host.js';
+import { Copies, load, type Replacement } from './copies.js';
 import { describeViolations, type Property, Run, type Scenario } from './harness.js';
 import { cancelOfALateCandidate, scenarioArb } from './scenarios.js';
 
-interface Mutant {
+interface Mutant extends Replacement {
   readonly name: string;
-  /** Below dist/, without its ending. */
-  readonly file: string;
-  readonly find: string;
-  readonly replace: string;
   readonly caughtBy: Property;
 }
 
@@ -319,27 +312,13 @@ const SCENARIOS: readonly Scenario[] = [
   cancelOfALateCandidate(),
 ];
 
-const dist = fileURLToPath(import.meta.resolve('#rubato/sim/virtual-host.js')).replace(/sim.virtual-host\.js$/, '');
-const folder = mkdtempSync(join(tmpdir(), 'rubato-mutants-'));
-after(() => rmSync(folder, { recursive: true, force: true }));
-let copies = 0;
+const copies = new Copies();
+after(() => copies.remove());
 
 /** The virtual host of a copy of the compiled scheduler, with one change. */
 async function mutate(mutant: Mutant | null): Promise<typeof VirtualHost> {
-  const copy = join(folder, String(copies++));
-  for (const room of ['clock', 'devices', 'dispatch', 'model', 'protocol', 'ringbuf', 'shards', 'sim']) {
-    cpSync(join(dist, room), join(copy, room), { recursive: true, filter: (source) => !/\.(ts|map)$/.test(source) });
-  }
-  writeFileSync(join(copy, 'package.json'), '{ "type": "module" }');
-  if (mutant !== null) {
-    const file = join(copy, `${mutant.file}.js`);
-    const text = readFileSync(file, 'utf8');
-    const parts = text.split(mutant.find);
-    assert.equal(parts.length, 2, `${mutant.file}.js holds ${parts.length - 1} times what mutant "${mutant.name}" is to replace: ${mutant.find}`);
-    writeFileSync(file, parts.join(mutant.replace));
-  }
-  const module = (await import(pathToFileURL(join(copy, 'sim/virtual-host.js')).href)) as { VirtualHost: typeof VirtualHost };
-  return module.VirtualHost;
+  const copy = mutant === null ? copies.make((_, text) => text) : copies.mutate(mutant, mutant.name);
+  return (await load<{ VirtualHost: typeof VirtualHost }>(copy, 'sim/virtual-host')).VirtualHost;
 }
 
 describe('each property fails for a scheduler that is broken', () => {
