@@ -65,7 +65,7 @@ function checkContent(app) {
     .map((entry) => relative(installed, join(entry.parentPath ?? entry.path, entry.name)).replaceAll(sep, '/'));
   const strange = files.filter((file) => !PACKED.test(file) || /\.test\./.test(file));
   if (strange.length > 0) fail(`The package has files that do not belong in it, or were built on installing: ${strange.join(', ')}`);
-  for (const file of ['dist/index.js', 'README.md', 'docs/packaging.md', ...(prebuilt ? [`prebuilds/linux-${process.arch}/rubato_cuda.node`] : [])]) {
+  for (const file of ['dist/index.js', 'README.md', 'docs/packaging.md', 'workloads/schema.json', ...(prebuilt ? [`prebuilds/linux-${process.arch}/rubato_cuda.node`] : [])]) {
     if (!files.includes(file)) fail(`The package lacks ${file}.`);
   }
   const bytes = files.reduce((sum, file) => sum + statSync(join(installed, file)).size, 0);

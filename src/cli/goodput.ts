@@ -7,7 +7,7 @@ import { goodput } from '../sim/goodput.js';
 import { checkSimulation } from '../sim/simulate.js';
 import { DEFAULT_WARM_UP_SECONDS } from './simulate.js';
 import { boundsText, commonFigures, headOf, type Page, type PolicyReport, printPolicies, reportPolicy, type SimulationReport, sizeText, speedFigure } from './simulation-report.js';
-import { PolicyPool, setupOf, type SimulationFlags } from './simulation-setup.js';
+import { PolicyPool, searchSeconds, setupOf, type SimulationFlags } from './simulation-setup.js';
 
 export interface SearchFlags extends SimulationFlags {
   seeds: number;
@@ -30,8 +30,6 @@ export interface GoodputReport extends SimulationReport<GoodputPolicy> {
   readonly resolution: number;
 }
 
-export const SEARCH_SECONDS = 30;
-
 export function seedsOf({ seed, seeds }: SearchFlags): number[] {
   return Array.from({ length: seeds }, (_, k) => seed + k);
 }
@@ -39,7 +37,7 @@ export function seedsOf({ seed, seeds }: SearchFlags): number[] {
 export async function goodputReport(flags: GoodputFlags): Promise<GoodputReport> {
   const setup = setupOf(flags);
   const { workload, policies, margins } = setup;
-  const seconds = flags.seconds ?? SEARCH_SECONDS;
+  const seconds = searchSeconds(flags, workload);
   const warmupSeconds = flags.warmup ?? DEFAULT_WARM_UP_SECONDS;
   const options = { workload, gpus: workload.gpus, seconds, warmupSeconds, margins, seeds: seedsOf(flags), resolution: flags.resolution };
   checkSimulation({ ...options, ratePerSecond: 1, seed: flags.seed });

@@ -7,12 +7,13 @@ import { InvalidOptionError } from '../model/errors.js';
 import { CONDITIONS, DROP_POLICIES, HOST_EMULATED, type SchedulerConfig } from '../protocol/config.js';
 import { Progress } from '../report/progress.js';
 import type { ArrivalPattern } from '../sim/arrivals.js';
-import { readTrace } from '../sim/trace.js';
-import { staggeredOptimum, type Workload } from '../sim/workload.js';
+import { largestScale, meanScale } from '../sim/segments.js';
+import { modelRates, staggeredOptimum, withArrivals, type Workload } from '../sim/workload.js';
 import { si } from '../report/units.js';
 import { SHED_SHARE } from '../scheduler/options.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
 import { LiveRun, type PhaseTotals } from './live-run.js';
+import { countBefore, type Recorded, recordedOf, type TraceFlags } from './recorded.js';
 import type { SourceSpec } from './sources.js';
 
 export interface LoadOptions {
@@ -21,7 +22,7 @@ export interface LoadOptions {
   readonly ratePerSecond: number | null;
   readonly seconds: number | null;
   readonly arrivals: ArrivalPattern | null;
-  readonly trace: { readonly path: string; readonly speed: number; readonly timeColumn: string | undefined } | null;
+  readonly trace: TraceFlags;
   readonly dropPolicy: string;
   readonly condition: string;
   readonly waiting: WaitingStrategy;
@@ -36,10 +37,13 @@ const WARM_UP_SECONDS = 1;
 const SECONDS_MOST = 3600;
 
 export async function benchLoad(options: LoadOptions, onInterrupt: (stop: () => void) => void): Promise<PhaseTotals> {
-  const { workload, gpus } = options;
-  const plan = planLoad(options);
+  const { gpus, seed } = options;
+  const recorded = recordedOf(options.trace, withArrivals({ ...options.workload, gpus }, options.arrivals), seed);
+  if (recorded !== null && options.ratePerSecond !== null) throw new InvalidOptionError('--rate', 'a trace has its own; change it with --speed');
+  const workload = recorded?.workload ?? withArrivals({ ...options.workload, gpus }, options.arrivals);
+  const plan = recorded === null ? planLoad(options, workload) : planTrace(recorded, options);
   const shares = workload.models.map((model) => model.rateShare);
-  const run = await LiveRun.start({ config: loadConfig(options, plan.ratePerSecond), waiting: options.waiting, clients: 1, shares });
+  const run = await LiveRun.start({ config: loadConfig(options, plan.mostPerSecond), waiting: options.waiting, clients: 1, shares });
   onInterrupt(() => run.interrupt());
   const progress = new Progress(workload.name, plan.seconds);
   try {
@@ -55,36 +59,50 @@ export async function benchLoad(options: LoadOptions, onInterrupt: (stop: () => 
 interface LoadPlan {
   readonly source: SourceSpec;
   readonly warmUp: SourceSpec;
+  /** On average, and at most. */
   readonly ratePerSecond: number;
+  readonly mostPerSecond: number;
   readonly seconds: number;
   /** How requests arrive, for the title. */
   readonly what: string;
 }
 
-function planLoad(options: LoadOptions): LoadPlan {
-  const { workload, seed } = options;
-  const shares = workload.models.map((model) => model.rateShare);
-  const mix = (ratePerSecond: number, of: number): SourceSpec => ({
-    kind: 'mix',
-    models: workload.models.map((model) => ({ pattern: options.arrivals ?? model.arrivals, share: model.rateShare })),
-    ratePerSecond,
-    seed: of,
-  });
-  if (options.trace !== null) return planTrace(options.trace, options.seconds, shares, seed, mix);
-  const scaled = { ...workload, gpus: options.gpus };
-  const ratePerSecond = options.ratePerSecond ?? workload.ratePerSecond ?? DEFAULT_LOAD * staggeredOptimum(scaled);
+function planLoad(options: LoadOptions, workload: Workload): LoadPlan {
+  const { segments } = workload;
+  const ratePerSecond = options.ratePerSecond ?? workload.ratePerSecond ?? DEFAULT_LOAD * staggeredOptimum(workload);
   const seconds = options.seconds ?? workload.seconds ?? DEFAULT_SECONDS;
-  return { source: mix(ratePerSecond, seed), warmUp: mix(ratePerSecond, seed + 1), ratePerSecond, seconds, what: '' };
+  if (seconds > SECONDS_MOST) throw new InvalidOptionError('--seconds', `is missing, must be there: the workload would take ${seconds} s, more than the ${SECONDS_MOST} of a live run`);
+  const meanPerSecond = ratePerSecond * meanScale(segments);
+  const mostPerSecond = ratePerSecond * largestScale(segments);
+  return {
+    source: { ...steady(workload, ratePerSecond, options.seed), segments },
+    warmUp: steady(workload, meanPerSecond, options.seed + 1),
+    ratePerSecond: meanPerSecond,
+    mostPerSecond,
+    seconds,
+    what: segments.length === 0 ? '' : ` on average, at most ${si(mostPerSecond)}`,
+  };
 }
 
-function planTrace(trace: NonNullable<LoadOptions['trace']>, seconds: number | null, shares: readonly number[], seed: number, mix: (rate: number, seed: number) => SourceSpec): LoadPlan {
-  const all = readTrace(trace.path, { speed: trace.speed, ...(trace.timeColumn === undefined ? {} : { timeColumn: trace.timeColumn }) });
+function planTrace({ timesNs: all, models, speed, workload }: Recorded, { seconds, seed }: LoadOptions): LoadPlan {
   const wholeSeconds = all.at(-1)! / 1e9;
   const length = seconds ?? Math.max(1, Math.ceil(wholeSeconds + 1e-9));
-  if (length > SECONDS_MOST) throw new InvalidOptionError('--speed', `the trace would take ${Math.round(wholeSeconds)} s at speed ${trace.speed}; give it a higher --speed or fewer --seconds`);
-  const timesNs = all.filter((time) => time < length * 1e9);
-  const ratePerSecond = timesNs.length / length;
-  return { source: { kind: 'trace', timesNs, shares, seed }, warmUp: mix(ratePerSecond, seed + 1), ratePerSecond, seconds: length, what: `, ${timesNs.length} recorded arrivals at speed ${trace.speed}` };
+  if (length > SECONDS_MOST) throw new InvalidOptionError('--speed', `the trace would take ${Math.round(wholeSeconds)} s at speed ${speed}; give it a higher --speed or fewer --seconds`);
+  const count = countBefore(all, length * 1e9);
+  const ratePerSecond = count / length;
+  return {
+    source: { kind: 'trace', timesNs: all.slice(0, count), models: models.slice(0, count) },
+    warmUp: steady(workload, ratePerSecond, seed + 1),
+    ratePerSecond,
+    mostPerSecond: ratePerSecond,
+    seconds: length,
+    what: `, ${count} recorded arrivals at speed ${speed}`,
+  };
+}
+
+function steady(workload: Workload, ratePerSecond: number, seed: number): SourceSpec & { kind: 'mix' } {
+  const rates = modelRates(workload, ratePerSecond);
+  return { kind: 'mix', models: workload.models.map(({ arrivals }, model) => ({ pattern: arrivals, ratePerSecond: rates[model]! })), segments: [], seed };
 }
 
 function loadConfig({ workload, gpus, dropPolicy, condition }: LoadOptions, ratePerSecond: number): SchedulerConfig {

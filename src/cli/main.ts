@@ -17,6 +17,7 @@ import { type GoodputFlags, goodputReport, plotGoodput, printGoodput } from './g
 import { benchLoad, type LoadOptions } from './load.js';
 import { checkOutputs, type OutputOptions, screenIsTaken, writeHgrm, writeJson, writePlot } from './output.js';
 import { type PlanFlags, planReport, plotPlan, printPlan } from './plan.js';
+import type { TraceFlags } from './recorded.js';
 import { plotSimulate, printSimulate, type SimulateFlags, simulateReport } from './simulate.js';
 import { benchThroughput, type ThroughputReport } from './throughput.js';
 
@@ -38,11 +39,8 @@ interface ThroughputFlags extends OutputOptions {
   waiting: WaitingStrategy;
 }
 
-interface LoadFlags extends OutputOptions {
+interface LoadFlags extends OutputOptions, TraceFlags {
   workload?: string;
-  trace?: string;
-  speed: number;
-  timeColumn?: string;
   rate?: number;
   seconds?: number;
   gpus?: number;
@@ -93,10 +91,11 @@ bench
 bench
   .command('load')
   .description('run a workload on emulated GPUs in real time, open loop')
-  .option('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON file`)
-  .option('--trace <file>', 'arrival times from a CSV file with a time column')
+  .option('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON or YAML file`)
+  .option('--trace <file>', 'recorded requests: a CSV file with a column of times')
   .option('--speed <x>', 'compress the time of the trace', number(1e-6, 1e9), 1)
   .option('--time-column <name>', 'the column of the trace that holds the times')
+  .option('--model-column <name>', 'the column of the trace that names each request’s model (default: drawn by the models’ shares)')
   .option('--rate <r>', 'requests per second (default: the workload’s, else 60 % of its staggered optimum)', number(1e-3, 1e9))
   .option('--seconds <t>', 'length of the run (default: the workload’s, else 10; with a trace: all of it)', number(0.1, 3600))
   .option('--gpus <n>', 'emulated GPUs (default: the workload’s)', integer(1, 16384))
@@ -115,7 +114,7 @@ function simulated(name: string, description: string): Command {
   return program
     .command(name)
     .description(description)
-    .option('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON file`)
+    .option('--workload <name|file>', `a shipped one (${shippedWorkloads().join(', ')}; NAME-b is bursty) or a JSON or YAML file`)
     .option('--gpus <n>', 'emulated GPUs (default: the workload’s)', integer(1, 4096))
     .option('--policy <a,b,…>', 'policies to compare, each a condition + a drop policy, or a rival’s name', 'adaptive')
     .option('--arrivals <kind>', 'const, poisson or gamma:SHAPE, instead of the workload’s')
@@ -134,9 +133,10 @@ simulated('simulate', 'run a workload in virtual time, policies side by side')
   .option('--seconds <t>', 'simulated seconds that count (default: the workload’s, else 60; with a trace: all of it)', number(1e-3, 1e7))
   .option('--rate <r>', 'requests per second (default: the workload’s, else 60 % of its staggered optimum)', number(1e-3, 1e9))
   .option('--load <x>', 'the rate as a share of the staggered optimum', number(1e-6, 1e3))
-  .option('--trace <file>', 'arrival times from a CSV file with a time column')
+  .option('--trace <file>', 'recorded requests: a CSV file with a column of times')
   .option('--speed <x>', 'compress the time of the trace', number(1e-6, 1e9), 1)
   .option('--time-column <name>', 'the column of the trace that holds the times')
+  .option('--model-column <name>', 'the column of the trace that names each request’s model (default: drawn by the models’ shares)')
   .addHelpText('after', '\nExamples:\n  rubato simulate --workload r50 --load 0.8 --policy frontrun,immediate\n  rubato simulate --workload titanx4 --trace arrivals.csv --speed 400 --plot report.html')
   .action(runSimulate);
 
@@ -186,16 +186,15 @@ async function throughput(flags: ThroughputFlags): Promise<ThroughputReport> {
 
 async function runLoad(flags: LoadFlags): Promise<void> {
   // Not a requiredOption: that would be asked for before a misspelled one is noticed.
-  if (flags.workload === undefined) throw new InvalidOptionError('--workload', `is missing, must be one of ${shippedWorkloads().join(', ')} or a JSON file`);
+  if (flags.workload === undefined) throw new InvalidOptionError('--workload', `is missing, must be one of ${shippedWorkloads().join(', ')} or a JSON or YAML file`);
   checkOutputs(flags);
-  if (flags.rate !== undefined && flags.trace !== undefined) throw new InvalidOptionError('--rate', 'a trace has its own; change it with --speed');
   const { totals, report } = await load({
     workload: loadWorkload(flags.workload),
     gpus: flags.gpus,
     ratePerSecond: flags.rate ?? null,
     seconds: flags.seconds ?? null,
     arrivals: flags.arrivals === undefined ? null : parseArrivals(flags.arrivals, '--arrivals'),
-    trace: flags.trace === undefined ? null : { path: flags.trace, speed: flags.speed, timeColumn: flags.timeColumn },
+    trace: flags,
     dropPolicy: flags.dropPolicy,
     condition: flags.condition,
     waiting: flags.waiting,
@@ -238,7 +237,7 @@ async function runPlan(flags: PlanFlags): Promise<void> {
 async function runStart(flags: StartFlags): Promise<void> {
   checkOutputs(flags);
   const quiet = screenIsTaken(flags);
-  const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: null, dropPolicy: 'adaptive', condition: 'adaptive', waiting: 'balanced', seed: 1 } as const;
+  const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: { speed: 1 }, dropPolicy: 'adaptive', condition: 'adaptive', waiting: 'balanced', seed: 1 } as const;
   const { totals, report } = await load({ ...common, workload: loadWorkload('titanx4'), seconds: flags.seconds });
   if (!quiet) printRunReport(report, print, pageOptions());
   writeHgrm(flags, totals);

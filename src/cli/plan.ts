@@ -4,10 +4,10 @@ import { Progress } from '../report/progress.js';
 import { percent, short, si } from '../report/units.js';
 import { plan } from '../sim/plan.js';
 import { checkSimulation } from '../sim/simulate.js';
-import { type SearchFlags, SEARCH_SECONDS, seedsOf } from './goodput.js';
+import { type SearchFlags, seedsOf } from './goodput.js';
 import { DEFAULT_WARM_UP_SECONDS } from './simulate.js';
 import { commonFigures, headOf, type Page, type PolicyReport, printPolicies, reportPolicy, type SimulationReport, speedFigure } from './simulation-report.js';
-import { PolicyPool, type RateFlags, rateOf, setupOf } from './simulation-setup.js';
+import { PolicyPool, type RateFlags, rateOf, searchSeconds, setupOf } from './simulation-setup.js';
 
 export interface PlanFlags extends SearchFlags, RateFlags {}
 
@@ -31,7 +31,7 @@ export async function planReport(flags: PlanFlags): Promise<PlanReport> {
   const setup = setupOf(flags);
   const { workload, policies, margins } = setup;
   const ratePerSecond = rateOf(flags, workload);
-  const seconds = flags.seconds ?? SEARCH_SECONDS;
+  const seconds = searchSeconds(flags, workload);
   const warmupSeconds = flags.warmup ?? DEFAULT_WARM_UP_SECONDS;
   const options = { workload, ratePerSecond, seconds, warmupSeconds, margins, seeds: seedsOf(flags) };
   checkSimulation({ ...options, gpus: workload.gpus, seed: flags.seed });

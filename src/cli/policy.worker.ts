@@ -4,8 +4,7 @@ import { parseArrivals } from '../sim/arrivals.js';
 import { POLICIES } from '../sim/own-policies.js';
 import type { SimulationResult } from '../sim/result.js';
 import type { OwnOptions } from '../sim/simulate.js';
-import { loadWorkload, type Workload } from '../sim/workload.js';
-import { withArrivals } from './simulation-setup.js';
+import { loadWorkload, withArrivals, type Workload } from '../sim/workload.js';
 
 /** A workload is loaded anew in each thread: a profile has methods and cannot be sent. */
 export interface WorkloadSource {

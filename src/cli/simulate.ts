@@ -3,22 +3,21 @@ import { InvalidOptionError } from '../model/errors.js';
 import { type BarChart, type ColumnChart, plotPage } from '../report/plot.js';
 import { Progress } from '../report/progress.js';
 import { fixed, percent, short, si } from '../report/units.js';
-import { checkSimulation } from '../sim/simulate.js';
-import { readTrace } from '../sim/trace.js';
+import { largestScale, meanScale } from '../sim/segments.js';
+import { checkSimulation, offeredOverTime } from '../sim/simulate.js';
 import type { Workload } from '../sim/workload.js';
+import { countBefore, type Recorded, recordedOf, type TraceFlags } from './recorded.js';
 import { boundsText, commonFigures, headOf, latencyFigures, type Page, type PolicyReport, printPolicies, reportPolicy, type SimulationReport, sizeText, speedFigure } from './simulation-report.js';
 import { PolicyPool, type RateFlags, rateOf, setupOf, type SimulationFlags } from './simulation-setup.js';
 
-export interface SimulateFlags extends SimulationFlags, RateFlags {
-  trace?: string;
-  timeColumn?: string;
-  speed: number;
-}
+export interface SimulateFlags extends SimulationFlags, RateFlags, TraceFlags {}
 
 export interface SimulateReport extends SimulationReport {
   /** What was simulated, in one line. */
   readonly title: string;
   readonly seed: number;
+  /** Offered requests per second in equal parts of the counted seconds; null where the rate is constant. */
+  readonly offeredOverTime: readonly number[] | null;
 }
 
 const DEFAULT_SECONDS = 60;
@@ -26,30 +25,34 @@ const DEFAULT_SECONDS = 60;
 export const DEFAULT_WARM_UP_SECONDS = 5;
 /** More policies than this would make a page of column charts without end. */
 const MOST_COLUMN_CHARTS = 12;
+const OFFERED_PARTS = 60;
 
 interface Load {
   readonly ratePerSecond: number;
   readonly seconds: number;
   readonly warmupSeconds: number;
-  readonly traceNs?: Float64Array;
+  readonly trace: { readonly traceNs: Float64Array; readonly traceModels: Int32Array } | null;
   readonly text: string;
 }
 
 export async function simulateReport(flags: SimulateFlags): Promise<SimulateReport> {
   const setup = setupOf(flags);
-  const { workload, policies, margins } = setup;
-  const { ratePerSecond, seconds, warmupSeconds, traceNs, text } = flags.trace === undefined ? plainLoad(flags, workload) : traceLoad(flags, flags.trace);
+  const { policies, margins } = setup;
+  const recorded = recordedOf(flags, setup.workload, flags.seed);
+  const workload = recorded?.workload ?? setup.workload;
+  const { ratePerSecond, seconds, warmupSeconds, trace, text } = recorded === null ? plainLoad(flags, workload) : traceLoad(flags, recorded);
   const options = { workload, gpus: workload.gpus, ratePerSecond, seconds, warmupSeconds, seed: flags.seed, margins };
   checkSimulation(options);
   const progress = new Progress(workload.name, policies.length);
   const pool = new PolicyPool(setup, (runs) => progress.update(runs, `${runs} of ${policies.length} policies`));
   progress.update(0, 'simulating');
   try {
-    const results = await Promise.all(policies.map(async (policy) => pool.runnerOf(policy, traceNs)(options)));
+    const results = await Promise.all(policies.map(async (policy) => pool.runnerOf(policy, trace ?? {})(options)));
     return {
       title: `${workload.name}: ${sizeText(workload)}, ${text}`,
       ...headOf(workload, seconds, warmupSeconds),
       seed: flags.seed,
+      offeredOverTime: trace === null && workload.segments.length === 0 ? null : offeredOverTime({ ...options, ...trace }, OFFERED_PARTS),
       policies: results.map((result, k) => reportPolicy(policies[k]!, result.offered / seconds, [result], pool.simulatedSecondsPerSecond(policies[k]!))),
     };
   } finally {
@@ -64,23 +67,28 @@ function plainLoad(flags: SimulateFlags, workload: Workload): Load {
     ratePerSecond,
     seconds: flags.seconds ?? workload.seconds ?? DEFAULT_SECONDS,
     warmupSeconds: flags.warmup ?? DEFAULT_WARM_UP_SECONDS,
-    text: `${si(ratePerSecond)} requests/s`,
+    trace: null,
+    text: rateText(ratePerSecond, workload),
   };
 }
 
+function rateText(ratePerSecond: number, { segments }: Workload): string {
+  if (segments.length === 0) return `${si(ratePerSecond)} requests/s`;
+  return `${si(ratePerSecond * meanScale(segments))} requests/s on average, at most ${si(ratePerSecond * largestScale(segments))}`;
+}
+
 /** All of the trace, without a warm-up, unless the flags say otherwise. */
-function traceLoad(flags: SimulateFlags, path: string): Load {
+function traceLoad(flags: SimulateFlags, { path, speed, timesNs, models }: Recorded): Load {
   if (flags.rate !== undefined) throw new InvalidOptionError('--rate', 'a trace has its own; change it with --speed');
   if (flags.load !== undefined) throw new InvalidOptionError('--load', 'a trace has its own; change it with --speed');
-  const traceNs = readTrace(path, { speed: flags.speed, ...(flags.timeColumn === undefined ? {} : { timeColumn: flags.timeColumn }) });
   const warmupSeconds = flags.warmup ?? 0;
-  const wholeSeconds = Math.max(1, Math.ceil(traceNs.at(-1)! / 1e9 + 1e-9));
+  const wholeSeconds = Math.max(1, Math.ceil(timesNs.at(-1)! / 1e9 + 1e-9));
   const seconds = flags.seconds ?? wholeSeconds - warmupSeconds;
-  if (!(seconds > 0)) throw new InvalidOptionError('--warmup', `got ${warmupSeconds}, must be shorter than the trace, which takes ${wholeSeconds} s at speed ${flags.speed}`);
+  if (!(seconds > 0)) throw new InvalidOptionError('--warmup', `got ${warmupSeconds}, must be shorter than the trace, which takes ${wholeSeconds} s at speed ${speed}`);
   const fromNs = warmupSeconds * 1e9;
-  const counted = traceNs.reduce((count, timeNs) => (timeNs >= fromNs && timeNs < fromNs + seconds * 1e9 ? count + 1 : count), 0);
+  const counted = countBefore(timesNs, fromNs + seconds * 1e9) - countBefore(timesNs, fromNs);
   if (counted === 0) throw new InvalidOptionError('--trace', `no request of ${path} arrives within the counted seconds, ${warmupSeconds} to ${warmupSeconds + seconds}`);
-  return { ratePerSecond: counted / seconds, seconds, warmupSeconds, traceNs, text: `${counted} recorded arrivals at speed ${flags.speed}` };
+  return { ratePerSecond: counted / seconds, seconds, warmupSeconds, trace: { traceNs: timesNs, traceModels: models }, text: `${counted} recorded arrivals at speed ${speed}` };
 }
 
 export function printSimulate(report: SimulateReport, page: Page): void {
@@ -114,7 +122,15 @@ export function plotSimulate(report: SimulateReport): string {
     what: 'GPU',
   }));
   const subtitle = `${report.title}; ${short(report.seconds)} s simulated, seed ${report.seed}; ${boundsText(report)}.`;
-  return plotPage({ title: `rubato simulate ${report.workload}`, subtitle, charts: [bars, ...busy] });
+  return plotPage({ title: `rubato simulate ${report.workload}`, subtitle, charts: [bars, ...offeredChart(report), ...busy] });
+}
+
+/** Nothing where the rate is constant. */
+function offeredChart({ offeredOverTime: rates, seconds }: SimulateReport): ColumnChart[] {
+  if (rates === null) return [];
+  const most = Math.max(...rates);
+  const note = `Each part is ${short(seconds / rates.length)} s; 100 % are ${si(most)} requests/s.`;
+  return [{ kind: 'columns', title: 'Offered requests over time', note, shares: rates.map((rate) => (most === 0 ? 0 : rate / most)), what: 'part' }];
 }
 
 function outcomeBar({ policy, offered, good, late, rate, badRate }: PolicyReport): BarChart['bars'][number] {

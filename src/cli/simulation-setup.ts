@@ -3,11 +3,12 @@ import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { parseDurationNs } from '../model/duration.js';
 import { InvalidOptionError, RubatoError } from '../model/errors.js';
-import { type ArrivalPattern, parseArrivals } from '../sim/arrivals.js';
+import { parseArrivals } from '../sim/arrivals.js';
 import type { PolicyRunner } from '../sim/goodput.js';
 import { policyName } from '../sim/own-policies.js';
 import type { SimulationMargins, SimulationResult } from '../sim/result.js';
-import { loadWorkload, shippedWorkloads, staggeredOptimum, type Workload } from '../sim/workload.js';
+import type { OwnOptions } from '../sim/simulate.js';
+import { loadWorkload, shippedWorkloads, staggeredOptimum, withArrivals, type Workload } from '../sim/workload.js';
 import type { OutputOptions } from './output.js';
 import type { PolicyAnswer, PolicyTask, WorkloadSource } from './policy.worker.js';
 
@@ -41,11 +42,12 @@ export interface SimulationSetup {
 
 /** Where neither the flags nor the workload state a rate: the same as `bench load`. */
 const DEFAULT_LOAD = 0.6;
+const SEARCH_SECONDS = 30;
 
 /** @throws InvalidOptionError that names the flag, or the file and the field in it. */
 export function setupOf(flags: SimulationFlags): SimulationSetup {
   // Not a requiredOption: that would be asked for before a misspelled one is noticed.
-  if (flags.workload === undefined) throw new InvalidOptionError('--workload', `is missing, must be one of ${shippedWorkloads().join(', ')} or a JSON file`);
+  if (flags.workload === undefined) throw new InvalidOptionError('--workload', `is missing, must be one of ${shippedWorkloads().join(', ')} or a JSON or YAML file`);
   const loaded = loadWorkload(flags.workload);
   const arrivals = flags.arrivals ?? null;
   const workload = withArrivals(loaded, arrivals === null ? null : parseArrivals(arrivals, '--arrivals'));
@@ -70,10 +72,13 @@ export function rateOf({ rate, load }: RateFlags, workload: Workload): number {
   return load * staggeredOptimum(workload);
 }
 
-/** The workload with every model arriving in this pattern. */
-export function withArrivals(workload: Workload, arrivals: ArrivalPattern | null): Workload {
-  if (arrivals === null) return workload;
-  return { ...workload, arrivals, models: workload.models.map((model) => ({ ...model, arrivals })) };
+/**
+ * The length of each run of a search: segments make sense as a whole only.
+ * @throws InvalidOptionError for a workload that cannot have another rate.
+ */
+export function searchSeconds(flags: SimulationFlags, { trace, segments, seconds }: Workload): number {
+  if (trace !== null) throw new InvalidOptionError('--workload', 'plays a trace, which has a rate of its own; only simulate and bench load do that');
+  return flags.seconds ?? (segments.length > 0 ? seconds : null) ?? SEARCH_SECONDS;
 }
 
 /** Threads that run policies, as many as there are cores. */
@@ -92,10 +97,10 @@ export class PolicyPool {
     this.#pool = new Piscina({ filename: new URL('./policy.worker.js', import.meta.url).href, minThreads: 1, maxThreads: availableParallelism(), concurrentTasksPerWorker: 1 });
   }
 
-  runnerOf(policy: string, traceNs?: Float64Array): PolicyRunner {
+  runnerOf(policy: string, trace: Pick<OwnOptions, 'traceNs' | 'traceModels'> = {}): PolicyRunner {
     return async ({ workload: _, ...options }): Promise<SimulationResult> => {
       const { source, shards } = this.#setup;
-      const task: PolicyTask = { policy, source, options: { ...options, shards, ...(traceNs === undefined ? {} : { traceNs }) } };
+      const task: PolicyTask = { policy, source, options: { ...options, shards, ...trace } };
       const answer = (await this.#pool.run(task)) as PolicyAnswer;
       if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
       const sum = this.#simulated.get(policy) ?? { simulatedSeconds: 0, wallSeconds: 0 };

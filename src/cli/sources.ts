@@ -2,17 +2,17 @@
  * Where the requests of a live run come from: due times and model numbers, in bulk, in order of time.
  */
 import { TimeTree } from '../clock/time-tree.js';
-import { Random } from '../model/random.js';
-import { type ArrivalPattern, Arrivals } from '../sim/arrivals.js';
+import type { ArrivalPattern, ArrivalProcess } from '../sim/arrivals.js';
+import { openArrivals, type Segment } from '../sim/segments.js';
 
 /** Plain data, so that it can be sent to the threads that generate load. */
 export type SourceSpec =
   /** Evenly spaced requests, each of a model drawn uniformly: cheap enough for tens of millions per second. */
   | { readonly kind: 'uniform'; readonly models: number; readonly ratePerSecond: number; readonly seed: number }
-  /** Every model with its own arrival process. */
-  | { readonly kind: 'mix'; readonly models: readonly { readonly pattern: ArrivalPattern; readonly share: number }[]; readonly ratePerSecond: number; readonly seed: number }
-  /** Recorded arrival times (ns from the first), each of a model drawn by its share. */
-  | { readonly kind: 'trace'; readonly timesNs: Float64Array; readonly shares: readonly number[]; readonly seed: number };
+  /** Every model with its own arrival process; rates at scale 1. */
+  | { readonly kind: 'mix'; readonly models: readonly { readonly pattern: ArrivalPattern; readonly ratePerSecond: number }[]; readonly segments: readonly Segment[]; readonly seed: number }
+  /** Recorded arrivals: times in ns from the first, and models. */
+  | { readonly kind: 'trace'; readonly timesNs: Float64Array; readonly models: Int32Array };
 
 export interface Source {
   /** Due time of the next request, +Infinity when there is none. */
@@ -28,7 +28,7 @@ export function openSource(spec: SourceSpec, startNs: number): Source {
     case 'mix':
       return new MixSource(spec, startNs);
     case 'trace':
-      return new TraceSource(spec.timesNs, spec.shares, spec.seed, startNs);
+      return new TraceSource(spec, startNs);
   }
 }
 
@@ -68,11 +68,11 @@ class UniformSource implements Source {
 
 class MixSource implements Source {
   readonly #due: TimeTree;
-  readonly #arrivals: Arrivals[];
+  readonly #arrivals: ArrivalProcess[];
 
   constructor(spec: SourceSpec & { kind: 'mix' }, startNs: number) {
     this.#due = new TimeTree(spec.models.length);
-    this.#arrivals = spec.models.map(({ pattern, share }, model) => new Arrivals(pattern, spec.ratePerSecond * share, new Random(spec.seed, model)));
+    this.#arrivals = spec.models.map(({ pattern, ratePerSecond }, model) => openArrivals({ pattern, ratePerSecond, segments: spec.segments, leadInNs: 0 }, spec.seed, model));
     this.#arrivals.forEach((arrivals, model) => this.#due.set(model, startNs + arrivals.nextGapNs()));
   }
 
@@ -97,16 +97,13 @@ class MixSource implements Source {
 
 class TraceSource implements Source {
   readonly #timesNs: Float64Array;
-  readonly #cumulative: number[];
-  readonly #random: Random;
+  readonly #models: Int32Array;
   readonly #startNs: number;
   #next = 0;
 
-  constructor(timesNs: Float64Array, shares: readonly number[], seed: number, startNs: number) {
-    let sum = 0;
+  constructor({ timesNs, models }: SourceSpec & { kind: 'trace' }, startNs: number) {
     this.#timesNs = timesNs;
-    this.#cumulative = shares.map((share) => (sum += share));
-    this.#random = new Random(seed);
+    this.#models = models;
     this.#startNs = startNs;
   }
 
@@ -117,9 +114,7 @@ class TraceSource implements Source {
   fill(nowNs: number, models: Int32Array, timesNs: Float64Array): number {
     let count = 0;
     while (this.nextNs <= nowNs && count < timesNs.length) {
-      const at = this.#random.uniform() * this.#cumulative.at(-1)!;
-      const model = this.#cumulative.findIndex((upTo) => at < upTo);
-      models[count] = model < 0 ? this.#cumulative.length - 1 : model;
+      models[count] = this.#models[this.#next]!;
       timesNs[count] = this.nextNs;
       this.#next++;
       count++;

@@ -6,7 +6,7 @@ export type Duration = string | number;
 const UNIT_NS: Readonly<Record<string, number>> = {
   ns: 1, us: 1e3, 'µs': 1e3, 'μs': 1e3, ms: 1e6, s: 1e9, m: 60e9,
 };
-const DURATION = /^\s*(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|µs|μs|ms|s|m)\s*$/;
+export const DURATION = /^\s*(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|µs|μs|ms|s|m)\s*$/;
 const FORMS = 'such as "25ms", "1.053ms", "500us", "300ns", "2s", "1m", or a plain number of milliseconds';
 const LONGEST_SHOWN = 48;
 

@@ -38,6 +38,24 @@ export function formatArrivals(pattern: ArrivalPattern): string {
   return pattern.kind === 'gamma' ? `gamma:${pattern.shape}` : pattern.kind;
 }
 
+/** A gap in units of `meanDraw`. */
+export function drawGap(random: Random, shape: number): number {
+  if (shape === Infinity) return 1;
+  if (shape === 1) return random.exponential();
+  return random.gamma(shape);
+}
+
+/** The mean of `drawGap`. */
+export function meanDraw({ kind, shape }: ArrivalPattern): number {
+  return kind === 'gamma' ? shape : 1;
+}
+
+/** @throws InvalidOptionError for a rate that is not a finite number > 0. */
+export function checkRate(ratePerSecond: number): void {
+  if (ratePerSecond > 0 && ratePerSecond < Infinity) return;
+  throw new InvalidOptionError('ratePerSecond', `got ${describeValue(ratePerSecond)}, must be a finite number > 0`);
+}
+
 /** Arrivals of one model at a mean rate; one class for all patterns, so that the caller's site stays monomorphic. */
 export class Arrivals implements ArrivalProcess {
   readonly #random: Random;
@@ -46,27 +64,23 @@ export class Arrivals implements ArrivalProcess {
   /** What rounding the gaps to whole nanoseconds has left over: without it 30 M/s would come out as 30.3 M/s. */
   #carryNs = 0;
 
-  /** @throws InvalidOptionError for a rate that is not a finite number > 0. */
-  constructor(pattern: ArrivalPattern, ratePerSecond: number, random: Random) {
-    if (!(ratePerSecond > 0 && ratePerSecond < Infinity)) {
-      throw new InvalidOptionError('ratePerSecond', `got ${describeValue(ratePerSecond)}, must be a finite number > 0`);
-    }
+  /**
+   * @param phase in [0, 1): the part of the first gap that is over at the start, of const arrivals only. Without it
+   *   models of equal rates would arrive at the same instants.
+   * @throws InvalidOptionError for a rate that is not a finite number > 0.
+   */
+  constructor(pattern: ArrivalPattern, ratePerSecond: number, random: Random, phase = 0) {
+    checkRate(ratePerSecond);
     this.#random = random;
     this.#shape = pattern.shape;
-    const meanGapNs = 1e9 / ratePerSecond;
-    this.#scaleNs = pattern.kind === 'gamma' ? meanGapNs / pattern.shape : meanGapNs;
+    this.#scaleNs = 1e9 / ratePerSecond / meanDraw(pattern);
+    if (pattern.kind === 'const') this.#carryNs = -phase * this.#scaleNs;
   }
 
   nextGapNs(): number {
-    const exactNs = this.#carryNs + this.#scaleNs * this.#unitGap();
+    const exactNs = this.#carryNs + this.#scaleNs * drawGap(this.#random, this.#shape);
     const gapNs = Math.floor(exactNs + 0.5);
     this.#carryNs = exactNs - gapNs;
     return gapNs;
-  }
-
-  #unitGap(): number {
-    if (this.#shape === Infinity) return 1;
-    if (this.#shape === 1) return this.#random.exponential();
-    return this.#random.gamma(this.#shape);
   }
 }

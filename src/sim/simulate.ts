@@ -4,7 +4,6 @@
  */
 import { describeValue, formatDurationNs } from '../model/duration.js';
 import { InvalidOptionError } from '../model/errors.js';
-import { Random } from '../model/random.js';
 import { REFUSED_INFEASIBLE } from '../protocol/client-port.js';
 import { DROP_NEVER, HOST_EMULATED, type SchedulerConfig } from '../protocol/config.js';
 import type { Observer } from '../protocol/observer.js';
@@ -12,6 +11,7 @@ import { OUTCOME, OUTCOME_CODES } from '../protocol/outcome.js';
 import { bucketHighNs, bucketLowNs, bucketOf, BUCKETS } from '../ringbuf/log-linear.js';
 import { type ArrivalSource, ArrivalStream } from './policies/stream.js';
 import type { SimulatedModel, SimulationOptions, SimulationResult } from './result.js';
+import { drawModels } from './trace.js';
 import { VirtualHost, virtualConfig } from './virtual-host.js';
 
 /** A schedulable condition and a drop policy, as numbers of `ModelConfig`. */
@@ -22,8 +22,10 @@ export interface OwnPolicy {
 }
 
 export interface TracedOptions extends SimulationOptions {
-  /** Recorded arrival times instead of a rate, in ns and never falling; each is of a model drawn by its share. */
+  /** Recorded arrival times instead of a rate, in ns and never falling. */
   readonly traceNs?: Float64Array;
+  /** The model of each; without it one is drawn by the models' shares. */
+  readonly traceModels?: Int32Array;
 }
 
 /** What our own scheduler can be asked. */
@@ -256,20 +258,17 @@ function quantileNs(counts: Int32Array, total: number, share: number): number {
 
 // ── a trace as arrivals ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Recorded arrival times, each of a model drawn by its share. */
-export class TraceArrivals implements ArrivalSource {
+/** Recorded arrivals. */
+class TraceArrivals implements ArrivalSource {
   readonly #timesNs: Float64Array;
-  readonly #cumulative: number[];
-  readonly #random: Random;
+  readonly #models: Int32Array;
   #next = -1;
   nextNs = Infinity;
   model = -1;
 
-  constructor(timesNs: Float64Array, shares: readonly number[], seed: number) {
-    let sum = 0;
+  constructor(timesNs: Float64Array, models: Int32Array) {
     this.#timesNs = timesNs;
-    this.#cumulative = shares.map((share) => (sum += share));
-    this.#random = new Random(seed);
+    this.#models = models;
     this.advance();
   }
 
@@ -277,17 +276,23 @@ export class TraceArrivals implements ArrivalSource {
     const at = ++this.#next;
     const isOver = at >= this.#timesNs.length;
     this.nextNs = isOver ? Infinity : this.#timesNs[at]!;
-    this.model = isOver ? -1 : this.#draw();
-  }
-
-  #draw(): number {
-    const at = this.#random.uniform() * this.#cumulative.at(-1)!;
-    return this.#cumulative.findIndex((upTo) => at < upTo);
+    this.model = isOver ? -1 : this.#models[at]!;
   }
 }
 
 /** What a policy is offered: the trace if there is one, else every model's own process. */
-export function arrivalsOf({ workload, ratePerSecond, seed, traceNs }: TracedOptions): ArrivalSource {
-  if (traceNs === undefined) return new ArrivalStream(workload, ratePerSecond, seed);
-  return new TraceArrivals(traceNs, workload.models.map((model) => model.rateShare), seed);
+export function arrivalsOf({ workload, ratePerSecond, seed, warmupSeconds, traceNs, traceModels }: TracedOptions): ArrivalSource {
+  if (traceNs === undefined) return new ArrivalStream(workload, ratePerSecond, seed, Math.round(warmupSeconds * NS_PER_SECOND));
+  return new TraceArrivals(traceNs, traceModels ?? drawModels(traceNs.length, workload.models.map((model) => model.rateShare), seed));
+}
+
+/** Requests per second that are offered in each of so many equal parts of the counted time. */
+export function offeredOverTime(options: TracedOptions, parts: number): number[] {
+  const fromNs = options.warmupSeconds * NS_PER_SECOND;
+  const lengthNs = options.seconds * NS_PER_SECOND;
+  const counts = new Array<number>(parts).fill(0);
+  for (const source = arrivalsOf(options); source.nextNs < fromNs + lengthNs; source.advance()) {
+    if (source.nextNs >= fromNs) counts[Math.min(parts - 1, Math.floor(((source.nextNs - fromNs) / lengthNs) * parts))]! += 1;
+  }
+  return counts.map((count) => (count * parts) / options.seconds);
 }

@@ -172,6 +172,22 @@ describe('a run of the command line', { concurrency: 4 }, () => {
     assert.match(report.title!, /300 recorded arrivals at speed 10/);
   });
 
+  test('bench load offers segments of a YAML workload once', async () => {
+    const file = write('segments.yaml', 'gpus: 4\narrivals: const\nmodels: [{ zoo: vgg-s, count: 2 }]\nsegments:\n  - { seconds: 0.5, rate: 100 }\n  - { seconds: 1, rate: 500, ramp: true }\n');
+    const report = JSON.parse(await ran(['bench', 'load', '--workload', file, '--json', '-'])) as RunReport;
+    checkReport(report);
+    assert.ok(Math.abs(report.offered - 350) <= 2, `${report.offered}`);
+    assert.ok(report.seconds >= 1.49 && report.seconds < 2, `${report.seconds} s`);
+    assert.match(report.title!, /233 requests\/s on average, at most 500/);
+  });
+
+  test('bench load plays the models of a trace by their column', async () => {
+    const trace = write('animals.csv', `time,animal\n${Array.from({ length: 60 }, (_, k) => `${k / 60},${k % 3 === 0 ? 'vgg-s' : 'vgg16'}`).join('\n')}\n`);
+    const report = JSON.parse(await ran(['bench', 'load', '--workload', 'titanx4', '--trace', trace, '--model-column', 'animal', '--json', '-'])) as RunReport;
+    checkReport(report);
+    assert.deepEqual(report.models.map(({ offered }) => offered), [40, 0, 20, 0]);
+  });
+
   const hasTrace = existsSync(AZURE_TRACE);
   test('bench load plays a recorded trace of a real service', { skip: hasTrace ? false : 'the trace is not on this machine' }, async () => {
     const arrivals = readFileSync(AZURE_TRACE, 'utf8').trimEnd().split('\n').length - 1;
@@ -211,7 +227,7 @@ describe('bad input ends with code 1 and one line that says what is wrong:', { c
     ['an unknown command', ['benchmark'], /unknown command 'benchmark'.*see --help/],
     ['an unknown option', load('--sped', '2'), /unknown option '--sped'.*Did you mean .*--speed\?.*see --help/],
     ['no workload', ['bench', 'load'], /--workload: is missing, must be one of .*titanx4/],
-    ['an unknown workload', ['bench', 'load', '--workload', 'titanx5'], /got "titanx5", must be a \.json file or one of .*titanx4/],
+    ['an unknown workload', ['bench', 'load', '--workload', 'titanx5'], /got "titanx5", must be a \.json or \.yaml file or one of .*titanx4/],
     ['a workload file that is missing', ['bench', 'load', '--workload', 'nowhere.json'], /nowhere\.json: there is no such file/],
     ['a workload file that is no JSON', ['bench', 'load', '--workload', notJson], /not\.json: is not valid JSON: /],
     ['a workload file with a wrong value', ['bench', 'load', '--workload', wrongSlo], /wrong-slo\.json: models\[1\]\.slo: got -5, must be a duration > 0/],

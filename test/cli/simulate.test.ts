@@ -114,6 +114,47 @@ describe('a run in virtual time', { concurrency: 2 }, () => {
     }
   });
 
+  const hill = write('hill.yaml', 'gpus: 8\nmodels: [{ alphaUs: 1080, betaUs: 5100, slo: 100ms }]\nsegments:\n  - { seconds: 1, rate: 400 }\n  - { seconds: 2, rate: 4000, ramp: true }\n  - { seconds: 1, rate: 400 }\n');
+
+  test('simulate offers segments once, after a warm-up at their beginning, and reports the rate over time', async () => {
+    const report = JSON.parse(await ran(['simulate', '--workload', hill, '--policy', 'adaptive,eager', '--json', '-', '--plot', 'hill.html'])) as SimulateReport;
+    assert.deepEqual([report.seconds, report.warmupSeconds], [4, 5]);
+    assert.match(report.title, /1\.30 k requests\/s on average, at most 4\.00 k/);
+    const rates = report.offeredOverTime!;
+    const expected = (part: number): number => (part < 15 || part >= 45 ? 400 : 400 + (3600 * (part - 14.5)) / 30);
+    // Five standard deviations of a Poisson count.
+    for (const [part, rate] of rates.entries()) assert.ok(Math.abs(rate - expected(part)) < 5 * Math.sqrt(expected(part) * 15), `part ${part}: ${rate} for ${expected(part)}`);
+    for (const policy of report.policies) {
+      check(policy, 8);
+      assert.ok(Math.abs(rates.reduce((sum, rate) => sum + rate, 0) / 15 - policy.offered) < 1e-6);
+    }
+    checkPage('hill.html', 'Offered requests over time', 'Each part is ');
+    const steady = JSON.parse(await ran(['simulate', '--workload', 'r50', '--seconds', '0.1', '--json', '-'])) as SimulateReport;
+    assert.equal(steady.offeredOverTime, null);
+  });
+
+  test('simulate --load and --arrivals change segments as a whole', async () => {
+    const report = JSON.parse(await ran(['simulate', '--workload', hill, '--rate', '1000', '--arrivals', 'const', '--json', '-'])) as SimulateReport;
+    assert.ok(Math.abs(report.policies[0]!.offered - 1300) <= 1, `${report.policies[0]!.offered}`);
+  });
+
+  test('simulate plays the trace that a workload names, models by column, and flags change it', async () => {
+    write('animals.csv', `animal,when,other\n${Array.from({ length: 90 }, (_, k) => `${k % 3 === 0 ? 'dog' : 'cat'},${k * 0.1},${k % 2 === 0 ? 'dog' : 'cat'}`).join('\n')}\n`);
+    const model = { alphaUs: 1000, betaUs: 5000, sloMs: 50 };
+    const file = write('animals.json', { gpus: 2, models: [{ ...model, name: 'cat' }, { ...model, name: 'dog' }, { ...model, name: 'cow' }], trace: { file: 'animals.csv', timeColumn: 'when', modelColumn: 'animal', speed: 3 } });
+    const offered = async (...more: string[]): Promise<number[]> => {
+      const report = JSON.parse(await ran(['simulate', '--workload', file, '--json', '-', ...more])) as SimulateReport;
+      check(report.policies[0]!, 2);
+      return [report.seconds, ...report.policies[0]!.models.map((each) => each.offered)];
+    };
+    assert.deepEqual(await offered(), [3, 60, 30, 0]);
+    assert.deepEqual(await offered('--speed', '3'), [1, 60, 30, 0]);
+    assert.deepEqual(await offered('--model-column', 'other'), [3, 45, 45, 0]);
+    const [seconds, ...drawn] = await offered('--trace', 'animals.csv', '--time-column', 'when');
+    assert.equal(seconds, 9);
+    assert.ok(drawn.every((count) => count > 10), `${drawn}`);
+  });
+
   test('goodput finds a rate between nothing and the bounds, as JSON, page and table', async () => {
     const text = await ran(['goodput', '--workload', 'r50', '--gpus', '2', '--seconds', '1', '--warmup', '1', '--seeds', '2', '--resolution', '0.05', '--policy', 'frontrun,immediate', '--json', 'goodput.json', '--plot', 'goodput.html']);
     assert.match(text, /^rate \/s +\d/m);
@@ -141,7 +182,7 @@ describe('a run in virtual time', { concurrency: 2 }, () => {
 
   test('a name from a file cannot break out of the page, and more GPUs than columns are drawn together', async () => {
     const file = write('named.json', { name: '<b>"&', gpus: 600, models: [{ name: '</svg>', alphaUs: 100, betaUs: 900, sloMs: 20 }] });
-    await ran(['simulate', '--workload', file, '--seconds', '0.2', '--plot', 'named.html']);
+    await ran(['simulate', '--workload', file, '--rate', '1000', '--seconds', '0.2', '--plot', 'named.html']);
     checkPage('named.html', '&lt;b&gt;&quot;&amp;', 'GPUs 0 to 2: ', 'GPUs 597 to 599: ');
   });
 
@@ -163,6 +204,9 @@ describe('bad input ends with code 1 and one line that says what is wrong:', { c
   const wrongField = write('wrong-field.json', { gpus: 2, models: [model, { ...model, name: 'b', sloMS: 50 }] });
   const infeasible = write('infeasible.json', { gpus: 2, models: [{ ...model, sloMs: 5 }] });
   const emptyTrace = write('empty.csv', '');
+  write('requests.csv', 'time,who\n1,cow\n');
+  const traced = write('traced.json', { gpus: 2, models: [model], trace: { file: 'requests.csv' } });
+  const brokenYaml = write('broken.yaml', 'gpus: 2\n models: 3\n');
   const noArrivals = write('no-arrivals.csv', 'time\n');
   const cases: [what: string, args: string[], said: RegExp][] = [
     ['no workload', ['goodput'], /--workload: is missing, must be one of .*r50/],
@@ -173,6 +217,11 @@ describe('bad input ends with code 1 and one line that says what is wrong:', { c
     ['a rate of 0', simulate('--rate', '0'), /'--rate <r>' argument '0' is invalid/],
     ['a load beside a rate', simulate('--rate', '5', '--load', '0.5'), /--load: stands beside --rate/],
     ['no GPUs', ['plan', '--workload', 'r50', '--gpus', '0'], /'--gpus <n>' argument '0' is invalid/],
+    ['a column of no trace', simulate('--model-column', 'func'), /--model-column: got "func", but there is no trace: give --trace, or a workload that has one/],
+    ['a search with a trace', ['goodput', '--workload', traced], /--workload: plays a trace, which has a rate of its own; only simulate and bench load do that/],
+    ['a rate for a trace of the workload', ['simulate', '--workload', traced, '--rate', '5'], /--rate: a trace has its own/],
+    ['a request of an unknown model', ['simulate', '--workload', traced, '--model-column', 'who'], /requests\.csv: line 2, column who: got "cow", must be one of the models "a"/],
+    ['a YAML file that is none', ['simulate', '--workload', brokenYaml], /broken\.yaml: is not valid YAML: .* at line 1, column 7/],
     ['an empty trace', simulate('--trace', emptyTrace), /empty\.csv: is empty, must be a CSV file with a header row/],
     ['a trace without arrivals', simulate('--trace', noArrivals), /no-arrivals\.csv: has a header row only/],
     ['a wrong delay', simulate('--control', 'soon'), /--control: got "soon", must be a duration >= 0/],

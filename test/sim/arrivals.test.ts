@@ -46,6 +46,13 @@ describe('Arrivals', () => {
     assert(Math.abs(sum - 100e6) <= 1, `${sum}`);
   });
 
+  it('begin at a phase where they are const, and go on evenly', () => {
+    const arrivals = new Arrivals(parseArrivals('const', 'arrivals'), 1000, new Random(1), 0.25);
+    assert.deepEqual(Array.from({ length: 3 }, () => arrivals.nextGapNs()), [750_000, 1e6, 1e6]);
+    const others = ['poisson', 'gamma:2'].map((pattern) => [0, 0.25].map((phase) => new Arrivals(parseArrivals(pattern, 'a'), 1000, new Random(1), phase).nextGapNs()));
+    for (const [without, withPhase] of others) assert.equal(withPhase, without);
+  });
+
   it('have a mean gap of 1 / rate and a squared variation of 1 / shape', () => {
     const cases: [string, number][] = [['const', 0], ['poisson', 1], ['gamma:0.1', 10], ['gamma:4', 0.25]];
     for (const [pattern, expected] of cases) {

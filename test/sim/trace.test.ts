@@ -6,7 +6,7 @@ import { after, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { InvalidOptionError } from '#rubato/model/errors.js';
-import { readTrace, type TraceOptions } from '#rubato/sim/trace.js';
+import { drawModels, readTrace, type TraceOptions } from '#rubato/sim/trace.js';
 
 // From build/test/sim/ to the folder beside the repository.
 const SHARED_TRACES = new URL('../../../../shared/traces/', import.meta.url);
@@ -18,7 +18,7 @@ const file = join(folder, 'trace.csv');
 
 function traceOf(content: string, options?: TraceOptions): number[] {
   writeFileSync(file, content);
-  return Array.from(readTrace(file, options));
+  return Array.from(readTrace(file, options).timesNs);
 }
 
 function refuses(content: string, options: TraceOptions, path: string, problem: RegExp): void {
@@ -87,6 +87,17 @@ describe('readTrace', () => {
     assert.deepEqual(traceOf('time\n1\n1\n'), [0, 0]);
   });
 
+  it('reads each request’s model from a column, also when it sorts', () => {
+    const models = ['cat', 'dog'];
+    const content = 'time,what\n3,dog\n1,cat\n3,cat\n2,dog\n';
+    writeFileSync(file, content);
+    const { timesNs, models: numbers } = readTrace(file, { modelColumn: 'What', models, sort: true, speed: 2 });
+    assert.deepEqual([Array.from(timesNs), Array.from(numbers!)], [[0, 0.5e9, 1e9, 1e9], [0, 1, 1, 0]]);
+    assert.equal(readTrace(file, { models, sort: true }).models, null);
+    refuses('time,what\n1,cat\n2,cow\n', { modelColumn: 'what', models }, file, /line 3, column what: got "cow", must be one of the models "cat", "dog"$/);
+    refuses('time,what\n1,cat\n', { modelColumn: 'who', models }, 'modelColumn', /got "who", must be a column of .*: "time", "what"/);
+  });
+
   it('refuses cells that are no time, with their line', () => {
     for (const cell of ['abc', '0x10', 'NaN', 'Infinity', '1;2', '2023-02-30 00:00:00', '2023-11-16 24:00:00', '2023-13-01 00:00:00', '2023-11-16', '9'.repeat(40)]) {
       refuses(`time,x\n1,"a\nb"\n\n${cell},2\n`, {}, file, /line 5, column time: got ".*", must be seconds/);
@@ -103,8 +114,18 @@ describe('readTrace', () => {
     assert.throws(() => readTrace(join(folder, 'none.csv')), /none\.csv: there is no such file/);
   });
 
+  it('has models drawn by their shares where no column says them, the same ones for a seed', () => {
+    const drawn = drawModels(100_000, [0.5, 0, 0.125, 0.375], 7);
+    const counts = [0, 0, 0, 0];
+    for (const model of drawn) counts[model]! += 1;
+    assert.equal(counts[1], 0);
+    for (const [model, share] of [[0, 0.5], [2, 0.125], [3, 0.375]] as const) assert(Math.abs(counts[model]! / 100_000 - share) < 0.006, `${counts}`);
+    assert.deepEqual(drawModels(1000, [0.5, 0, 0.125, 0.375], 7), drawn.slice(0, 1000));
+    assert.notDeepEqual(drawModels(1000, [0.5, 0, 0.125, 0.375], 8), drawn.slice(0, 1000));
+  });
+
   it('reads the Azure trace of a code-completion service', { skip }, () => {
-    const timesNs = readTrace(fileURLToPath(new URL('AzureLLMInferenceTrace_code.csv', SHARED_TRACES)));
+    const { timesNs } = readTrace(fileURLToPath(new URL('AzureLLMInferenceTrace_code.csv', SHARED_TRACES)));
     assert.equal(timesNs.length, 8819);
     assert.equal(timesNs[1], 52_000_000);
     const ratePerSecond = timesNs.length / (timesNs.at(-1)! / 1e9);
@@ -115,8 +136,8 @@ describe('readTrace', () => {
     const path = fileURLToPath(new URL('invitro_Azure2021_200.csv', SHARED_TRACES));
     const timeColumn = 'end_timestamp';
     assert.throws(() => readTrace(path, { timeColumn }), /times must not go back/);
-    const endsNs = readTrace(path, { timeColumn, sort: true });
-    const arrivalsNs = readTrace(path, { timeColumn, durationColumn: 'duration' });
+    const endsNs = readTrace(path, { timeColumn, sort: true }).timesNs;
+    const arrivalsNs = readTrace(path, { timeColumn, durationColumn: 'duration' }).timesNs;
     for (const timesNs of [endsNs, arrivalsNs]) {
       assert.equal(timesNs.length, 199);
       for (let i = 1; i < timesNs.length; i++) assert(timesNs[i]! >= timesNs[i - 1]!);

@@ -1,8 +1,8 @@
 /** The requests that a simulated run is offered: the same ones to every policy, ours or a rival's. */
 import { TimeTree } from '../../clock/time-tree.js';
-import { Random } from '../../model/random.js';
-import { Arrivals, type ArrivalProcess } from '../arrivals.js';
-import type { Workload } from '../workload.js';
+import type { ArrivalProcess } from '../arrivals.js';
+import { openArrivals } from '../segments.js';
+import { modelRates, type Workload } from '../workload.js';
 
 /** Arrivals of all models in order of time. */
 export interface ArrivalSource {
@@ -13,7 +13,8 @@ export interface ArrivalSource {
 }
 
 /**
- * Each model has its own process, random stream and share of the rate, and begins at time 0 with a gap.
+ * Each model has its own process, random stream and share of the rate, and begins at time 0 with a gap. Segments begin
+ * after the lead-in, the warm-up of a run.
  * Arrivals at the same instant come by model number.
  */
 export class ArrivalStream implements ArrivalSource {
@@ -22,9 +23,10 @@ export class ArrivalStream implements ArrivalSource {
   nextNs = 0;
   model = 0;
 
-  constructor(workload: Workload, ratePerSecond: number, seed: number) {
-    this.#processes = workload.models.map(({ arrivals, rateShare }, model) =>
-      new Arrivals(arrivals, ratePerSecond * rateShare, new Random(seed, model)));
+  constructor(workload: Workload, ratePerSecond: number, seed: number, leadInNs = 0) {
+    const rates = modelRates(workload, ratePerSecond);
+    this.#processes = workload.models.map(({ arrivals }, model) =>
+      openArrivals({ pattern: arrivals, ratePerSecond: rates[model]!, segments: workload.segments, leadInNs }, seed, model));
     this.#next = new TimeTree(this.#processes.length);
     for (const [model, process] of this.#processes.entries()) this.#next.set(model, process.nextGapNs());
     this.#look();

@@ -196,11 +196,25 @@ describe('the stream of arrivals', () => {
   });
 
   it('orders arrivals of one instant by model', () => {
-    const constant = { alphaUs: 1, betaUs: 1, sloMs: 9, arrivals: 'const' };
-    const stream = new ArrivalStream(parseWorkload({ gpus: 1, models: [constant, constant] }, 'w', 'w'), 200, 1);
-    const seen: string[] = [];
-    for (let count = 0; count < 4; count++, stream.advance()) seen.push(`${stream.nextNs / MS} ${stream.model}`);
-    assert.deepEqual(seen, ['10 0', '10 1', '20 0', '20 1']);
+    // So many that two come at the same nanosecond now and then.
+    const poisson = { alphaUs: 1, betaUs: 1, sloMs: 9 };
+    const stream = new ArrivalStream(parseWorkload({ gpus: 1, models: [poisson, poisson] }, 'w', 'w'), 1e9, 1);
+    let together = 0;
+    let [lastNs, lastModel] = [-1, -1];
+    for (let count = 0; count < 1000; count++, stream.advance()) {
+      assert.ok(stream.nextNs > lastNs || (stream.nextNs === lastNs && stream.model >= lastModel), `request ${count}`);
+      if (stream.nextNs === lastNs && stream.model > lastModel) together++;
+      [lastNs, lastModel] = [stream.nextNs, stream.model];
+    }
+    assert.ok(together > 100, `${together}`);
+  });
+
+  it('begins const models at phases that lie apart', () => {
+    const constant = { alphaUs: 1, betaUs: 1, sloMs: 9, arrivals: 'const', count: 16 };
+    const stream = new ArrivalStream(parseWorkload({ gpus: 1, models: [constant] }, 'w', 'w'), 1600, 1);
+    const firsts: number[] = [];
+    for (; firsts.length < 16; stream.advance()) firsts.push(stream.nextNs / MS);
+    for (let i = 1; i < 16; i++) assert.ok(firsts[i]! - firsts[i - 1]! > 0.3 && firsts[15]! <= 10, `${firsts}`);
   });
 
   it('is the same for every policy', () => {
