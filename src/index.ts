@@ -29,6 +29,7 @@ export type {
   ModelChanges,
   ModelOptions,
   ProfileOption,
+  RecordOptions,
   SchedulerOptions,
   Topology,
   WaitingStrategy,

@@ -11,6 +11,7 @@ import { largestScale, meanScale } from '../sim/segments.js';
 import { modelRates, staggeredOptimum, withArrivals, type Workload } from '../sim/workload.js';
 import { si } from '../report/units.js';
 import { SHED_SHARE } from '../scheduler/options.js';
+import { openRecording, Recorder } from '../scheduler/recorder.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
 import { LiveRun, type PhaseTotals } from './live-run.js';
 import { countBefore, type Recorded, recordedOf, type TraceFlags } from './recorded.js';
@@ -27,6 +28,8 @@ export interface LoadOptions {
   readonly condition: string;
   readonly waiting: WaitingStrategy;
   readonly seed: number;
+  /** File for the arrivals of the counted phase; null for none. */
+  readonly record: string | null;
 }
 
 /** Without a rate of its own a workload is run at this part of its staggered optimum. */
@@ -43,16 +46,20 @@ export async function benchLoad(options: LoadOptions, onInterrupt: (stop: () => 
   const workload = recorded?.workload ?? withArrivals({ ...options.workload, gpus }, options.arrivals);
   const plan = recorded === null ? planLoad(options, workload) : planTrace(recorded, options);
   const shares = workload.models.map((model) => model.rateShare);
+  const recording = options.record === null ? null : openRecording({ file: options.record }, '--record');
+  let recorder: Recorder | null = null;
   const run = await LiveRun.start({ config: loadConfig(options, plan.mostPerSecond), waiting: options.waiting, clients: 1, shares });
   onInterrupt(() => run.interrupt());
   const progress = new Progress(workload.name, plan.seconds);
   try {
     await run.phase({ title: 'warm-up', sources: [plan.warmUp], seconds: WARM_UP_SECONDS, detailed: false, onProgress: () => progress.update(0, 'warming up') });
+    if (recording !== null) recorder = new Recorder(recording, run.engine, (text) => process.stderr.write(`rubato: ${text}\n`));
     const title = `${workload.name}: ${workload.models.length} ${workload.models.length === 1 ? 'model' : 'models'}, ${gpus} emulated GPUs, ${si(plan.ratePerSecond)} requests/s${plan.what}`;
     return await run.phase({ title, sources: [plan.source], seconds: plan.seconds, detailed: true, onProgress: (gone, offered) => progress.update(gone, `${si(offered)} requests`) });
   } finally {
     progress.end();
     await run.stop();
+    await recorder?.close();
   }
 }
 
@@ -105,7 +112,7 @@ function steady(workload: Workload, ratePerSecond: number, seed: number): Source
   return { kind: 'mix', models: workload.models.map(({ arrivals }, model) => ({ pattern: arrivals, ratePerSecond: rates[model]! })), segments: [], seed };
 }
 
-function loadConfig({ workload, gpus, dropPolicy, condition }: LoadOptions, ratePerSecond: number): SchedulerConfig {
+function loadConfig({ workload, gpus, dropPolicy, condition, record }: LoadOptions, ratePerSecond: number): SchedulerConfig {
   const slowest = Math.max(...workload.models.map((model) => model.sloNs));
   // A burst can be far above the mean: room for twenty times what the mean keeps in flight.
   const slotShift = Math.min(22, Math.max(14, Math.ceil(Math.log2(20 * ratePerSecond * (slowest / 1e9)))));
@@ -126,6 +133,7 @@ function loadConfig({ workload, gpus, dropPolicy, condition }: LoadOptions, rate
     slotShift,
     shedShare: SHED_SHARE,
     margins: { controlNs: 1e6, transferNs: 0, responseNs: 1e6, jitterNs: 5e5, measureControl: true, measureResponse: true, measureJitter: true },
+    recording: record !== null,
     origin: clockOrigin(),
   };
 }

@@ -11,6 +11,7 @@ import { buildRunReport, printRunReport, type RunReport, type RunTotals } from '
 import { fixed, si } from '../report/units.js';
 import { WAITING_STRATEGIES, type WaitingStrategy } from '../scheduler/waiter.js';
 import { parseArrivals } from '../sim/arrivals.js';
+import { isRecording } from '../sim/recording.js';
 import { loadWorkload, shippedWorkloads } from '../sim/workload.js';
 import { doctor, printDoctor } from './doctor.js';
 import { type GoodputFlags, goodputReport, plotGoodput, printGoodput } from './goodput.js';
@@ -18,7 +19,8 @@ import { benchLoad, type LoadOptions } from './load.js';
 import { checkOutputs, type OutputOptions, screenIsTaken, writeHgrm, writeJson, writePlot } from './output.js';
 import { type PlanFlags, planReport, plotPlan, printPlan } from './plan.js';
 import type { TraceFlags } from './recorded.js';
-import { plotSimulate, printSimulate, type SimulateFlags, simulateReport } from './simulate.js';
+import { type IsGiven, plotReplay, printReplay, type ReplayFlags, replayReport } from './replay.js';
+import { plotSimulate, printSimulate, simulateReport } from './simulate.js';
 import { benchThroughput, type ThroughputReport } from './throughput.js';
 
 const BAD_INPUT = 1;
@@ -47,6 +49,7 @@ interface LoadFlags extends OutputOptions, TraceFlags {
   arrivals?: string;
   dropPolicy: string;
   condition: string;
+  record?: string;
   seed: number;
   waiting: WaitingStrategy;
 }
@@ -106,6 +109,7 @@ bench
   .option('--waiting <strategy>', `how the scheduler thread waits: ${WAITING_STRATEGIES.join(', ')}`, oneOf(WAITING_STRATEGIES), 'balanced' as const)
   .option('--json <file>', 'write the report as JSON (- for standard output)')
   .option('--hgrm <file>', 'write the latencies as an HdrHistogram percentile file (- for standard output)')
+  .option('--record <file>', 'write every arrival into a file that simulate --trace replays (compressed if it ends in .gz)')
   .addHelpText('after', '\nExamples:\n  rubato bench load --workload mix3\n  rubato bench load --workload titanx4 --trace arrivals.csv --time-column TIMESTAMP --speed 400')
   .action(runLoad);
 
@@ -137,7 +141,10 @@ simulated('simulate', 'run a workload in virtual time, policies side by side')
   .option('--speed <x>', 'compress the time of the trace', number(1e-6, 1e9), 1)
   .option('--time-column <name>', 'the column of the trace that holds the times')
   .option('--model-column <name>', 'the column of the trace that names each request’s model (default: drawn by the models’ shares)')
-  .addHelpText('after', '\nExamples:\n  rubato simulate --workload r50 --load 0.8 --policy frontrun,immediate\n  rubato simulate --workload titanx4 --trace arrivals.csv --speed 400 --plot report.html')
+  .option('--slo <model=duration>', 'another SLO for a model of a recording (may be repeated)', collect)
+  .option('--slo-scale <x>', 'every SLO of a recording times this', number(1e-3, 1e3))
+  .addHelpText('after', '\nA --trace that bench load --record or the option record of createScheduler has written is replayed with its own models,\nGPUs, policies and delays, beside what --gpus, --slo, --slo-scale, --speed and --policy change.')
+  .addHelpText('after', '\nExamples:\n  rubato simulate --workload r50 --load 0.8 --policy frontrun,immediate\n  rubato simulate --workload titanx4 --trace arrivals.csv --speed 400 --plot report.html\n  rubato simulate --trace recorded.csv.gz --gpus 4 --slo-scale 1.5')
   .action(runSimulate);
 
 simulated('goodput', 'find the highest rate with at most 1 % bad, in virtual time')
@@ -198,6 +205,7 @@ async function runLoad(flags: LoadFlags): Promise<void> {
     dropPolicy: flags.dropPolicy,
     condition: flags.condition,
     waiting: flags.waiting,
+    record: flags.record ?? null,
     seed: flags.seed,
   });
   if (!screenIsTaken(flags)) printRunReport(report, print, pageOptions());
@@ -210,12 +218,23 @@ async function load(options: Omit<LoadOptions, 'gpus'> & { gpus: number | undefi
   return { totals, report: buildRunReport(totals) };
 }
 
-async function runSimulate(flags: SimulateFlags): Promise<void> {
+async function runSimulate(flags: ReplayFlags, command: Command): Promise<void> {
   checkOutputs(flags);
+  if (flags.trace !== undefined && isRecording(flags.trace)) return runReplay(flags, flags.trace, (flag) => command.getOptionValueSource(flag) === 'cli');
+  for (const flag of ['slo', 'sloScale'] as const) {
+    if (flags[flag] !== undefined) throw new InvalidOptionError(flag === 'slo' ? '--slo' : '--slo-scale', 'is for recorded traffic: give --trace a recording');
+  }
   const report = await simulateReport(flags);
   if (!screenIsTaken(flags)) printSimulate(report, { write: print, ...pageOptions() });
   writeJson(flags, report);
   writePlot(flags, () => plotSimulate(report));
+}
+
+async function runReplay(flags: ReplayFlags, file: string, isGiven: IsGiven): Promise<void> {
+  const report = await replayReport(flags, file, isGiven);
+  if (!screenIsTaken(flags)) printReplay(report, { write: print, ...pageOptions() });
+  writeJson(flags, report);
+  writePlot(flags, () => plotReplay(report));
 }
 
 async function runGoodput(flags: GoodputFlags): Promise<void> {
@@ -237,7 +256,7 @@ async function runPlan(flags: PlanFlags): Promise<void> {
 async function runStart(flags: StartFlags): Promise<void> {
   checkOutputs(flags);
   const quiet = screenIsTaken(flags);
-  const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: { speed: 1 }, dropPolicy: 'adaptive', condition: 'adaptive', waiting: 'balanced', seed: 1 } as const;
+  const common = { gpus: undefined, ratePerSecond: null, arrivals: null, trace: { speed: 1 }, dropPolicy: 'adaptive', condition: 'adaptive', waiting: 'balanced', record: null, seed: 1 } as const;
   const { totals, report } = await load({ ...common, workload: loadWorkload('titanx4'), seconds: flags.seconds });
   if (!quiet) printRunReport(report, print, pageOptions());
   writeHgrm(flags, totals);
@@ -281,6 +300,11 @@ function number(least: number, most: number): (text: string) => number {
     if (text.trim() === '' || !(value >= least && value <= most)) throw new InvalidArgumentError(`It must be a number from ${least} to ${most}.`);
     return value;
   };
+}
+
+/** For an option that may be repeated. */
+function collect(text: string, before: readonly string[] = []): string[] {
+  return [...before, text];
 }
 
 function oneOf<const T extends readonly string[]>(allowed: T): (text: string) => T[number] {

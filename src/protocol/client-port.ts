@@ -9,6 +9,7 @@ import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
 import { DelayMeter } from './delay-meter.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from './outcome.js';
 import { COMPLETION, REQUEST } from './records.js';
+import { OwnSlos } from './recording.js';
 import { MARGIN_MOST, MARGIN_RESPONSE, type SharedMemory } from './shared-memory.js';
 import { MODEL_MASK, MODEL_OFFER } from './specs.js';
 import { CLIENT_HISTOGRAMS, CLIENT_MODEL, HISTOGRAM, SLOT, SLOT_DOUBLES, SLOT_WORDS } from './tables.js';
@@ -99,6 +100,8 @@ export class ClientPort {
   readonly #cellWord: number;
   /** Word index of the model offers: what may change while requests are submitted. */
   readonly #offersAt: number;
+  /** Null while nobody records. */
+  readonly #ownSlos: OwnSlos | null;
   /** One bit per slot, set while it is free. */
   readonly #free: Int32Array;
   #freeCount: number;
@@ -137,6 +140,7 @@ export class ClientPort {
     this.#pending = new Int32Array(config.shards);
     this.#cellWord = memory.cells >> 2;
     this.#offersAt = memory.offers >> 2;
+    this.#ownSlos = memory.recording === null ? null : new OwnSlos(memory.recording);
     this.#free = new Int32Array(this.slots / 32).fill(-1);
     this.#freeCount = this.slots;
     // The region may have been used before: generations go on from there.
@@ -214,7 +218,9 @@ export class ClientPort {
     if (tag < 0) return this.#refuse(model, REFUSED_NO_MODEL);
     if (slo < this.#f64[(offer >> 1) + OFFER_ALONE_NS]!) return this.#refuse(model, REFUSED_INFEASIBLE);
     if (this.#freeCount === 0) return this.#refuse(model, REFUSED_NO_SLOT);
-    return this.#take(tag, arrivalNs, arrivalNs + slo - this.#f64[this.#responseAt]!);
+    const slot = this.#take(tag, arrivalNs, arrivalNs + slo - this.#f64[this.#responseAt]!);
+    if (sloNs !== 0 && this.#ownSlos !== null) this.#ownSlos.note(slot, this.#generations[slot - this.#firstSlot]!, sloNs);
+    return slot;
   }
 
   /**

@@ -88,6 +88,8 @@ export interface SchedulerConfig {
    * 0 = never (virtual time, where nobody is ever behind).
    */
   readonly shedShare: number;
+  /** Whether shards note what arrives, for a recording (recording.ts). */
+  readonly recording?: boolean;
   readonly origin: ClockOrigin;
 }
 

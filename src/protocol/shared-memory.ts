@@ -25,6 +25,7 @@ import { ringBytes, type RingPlace } from '../ringbuf/spsc-ring.js';
 import { RubatoError } from '../model/errors.js';
 import { DEVICE_HOSTS, HOST_CALLBACK, type SchedulerConfig } from './config.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, REQUEST } from './records.js';
+import { allocateRecording, type RecordingPlace } from './recording.js';
 import { arenaPages, arenaTableWords, PAGE_BYTES } from './arena.js';
 import { GPU_SPEC, MODEL_OFFER, MODEL_SPEC, SpecTable } from './specs.js';
 import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, INTENT, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
@@ -131,6 +132,8 @@ export interface SharedMemory {
   readonly pageCount: number;
   /** Where tensors lie; null when no model has any. */
   readonly arena: SharedArrayBuffer | null;
+  /** To record arrivals with; null when nobody does. */
+  readonly recording: RecordingPlace | null;
   readonly clients: readonly ClientPlace[];
   readonly shards: readonly ShardPlace[];
   readonly candidateDirty: number;
@@ -287,6 +290,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     pages,
     pageCount,
     arena: pageCount === 0 ? null : new SharedArrayBuffer(pageCount * PAGE_BYTES),
+    recording: allocateRecording(config),
     clients: clients.map((client) => ({ ...client, requests: client.requests.map(place), completions: client.completions.map(place) })),
     shards: shards.map((shard) => ({ ...shard, grants: place(shard.grants), answers: place(shard.answers), batchDone: place(shard.batchDone) })),
     candidateDirty,

@@ -24,11 +24,12 @@ import { MAX_GPUS } from '../protocol/outcome.js';
 import { bytesForCells, PAGE_BYTES } from '../protocol/arena.js';
 import { type CellLayout, resolveLayout } from '../model/tensor.js';
 import { MAX_MODELS } from '../protocol/specs.js';
+import type { RecordOptions } from './recorder.js';
 import { assignShards, chooseTopology, expectedLoad, poolCapacityPerSecond, type Topology, TOPOLOGIES, usableCores } from './topology.js';
 import { isValueTypes, type TypedModelOptions } from './types.js';
 import { WAITING_STRATEGIES, type WaitingStrategy } from './waiter.js';
 
-export type { Batch, Condition, DropPolicy, Duration, ExecuteBatch, Topology, WaitingStrategy };
+export type { Batch, Condition, DropPolicy, Duration, ExecuteBatch, RecordOptions, Topology, WaitingStrategy };
 
 /** ℓ(b) = alpha · b + beta up to maxBatch, or the time of a batch of 1, 2, 3, … */
 export type ProfileOption = { alpha: Duration; beta: Duration; maxBatch: number } | readonly Duration[] | LatencyProfile;
@@ -113,6 +114,8 @@ export interface SchedulerOptions<I = unknown, O = unknown, M extends readonly M
   /** How the scheduler threads wait: `balanced` (default), `spin`, `park`. With fewer cores than threads `balanced` is `park`. */
   waiting?: WaitingStrategy;
   margins?: MarginOptions;
+  /** Writes every accepted request's arrival into this file, to be replayed by `rubato simulate --trace` (guide, “Record and replay”). */
+  record?: string | RecordOptions;
 }
 
 const duration = z.union([z.string(), z.number()]);
@@ -150,6 +153,8 @@ const callbackSchema = z.strictObject({
 
 const deviceSchema = z.discriminatedUnion('kind', [emulatedSchema, callbackSchema]);
 
+const recordSchema = z.strictObject({ file: z.string().min(1), maxBytes: z.int().min(1).optional() });
+
 const schema = z.strictObject({
   models: z.array(modelSchema).min(1).max(MAX_MODELS),
   devices: z.array(deviceSchema).min(1),
@@ -163,6 +168,7 @@ const schema = z.strictObject({
   shards: count(64).optional(),
   waiting: z.enum(WAITING_STRATEGIES).optional(),
   margins: z.strictObject({ control: duration.optional(), transfer: duration.optional(), response: duration.optional(), jitter: duration.optional() }).optional(),
+  record: z.unknown().optional(),
 });
 
 /** One model as its options say it, checked and in numbers. */
@@ -190,6 +196,8 @@ export interface ResolvedOptions {
   readonly config: SchedulerConfig;
   readonly topology: Topology;
   readonly arenaBytes: number;
+  /** Null when nothing is recorded. */
+  readonly record: RecordOptions | null;
   /** By model. */
   readonly models: readonly ResolvedModel[];
   /** By GPU: its callback, null for an emulated one. */
@@ -226,9 +234,11 @@ export function resolveOptions(options: unknown, cores = usableCores()): Resolve
       shedShare: SHED_SHARE,
       margins: resolveMargins(given.margins ?? {}, Math.min(...models.map((model) => model.sloNs)) / 10),
       origin: clockOrigin(),
+      recording: given.record !== undefined,
     },
     topology,
     arenaBytes: resolveMemoryLimit(given.memoryLimit, resolved),
+    record: given.record === undefined ? null : resolveRecord(given.record),
     models: resolved,
     executes: devices.map((device) => device.execute),
   };
@@ -283,6 +293,13 @@ function memoryBytes(given: unknown): number {
     throw new InvalidOptionError('memoryLimit', `got ${describeValue(given)}, must be a number of bytes or such as '256MiB', from 64 KiB to just below 2 GiB`);
   }
   return Math.floor(bytes);
+}
+
+function resolveRecord(given: unknown): RecordOptions {
+  if (typeof given === 'string' && given !== '') return { file: given };
+  if (typeof given !== 'object' || given === null) throw new InvalidOptionError('record', `got ${describeValue(given)}, must be the name of a file, or { file, maxBytes }`);
+  const { file, maxBytes } = parse(recordSchema, given, 'record');
+  return maxBytes === undefined ? { file } : { file, maxBytes };
 }
 
 function parse<S extends z.ZodType>(of: S, options: unknown, prefix: string): z.output<S> {

@@ -17,6 +17,7 @@ import { ClosedError } from './errors.js';
 import { LiveChanges } from './live-changes.js';
 import { type DeviceOptions, type ModelChanges, type ModelOptions, type ResolvedModel, type ResolvedOptions, resolveOptions, type SchedulerOptions, type Topology } from './options.js';
 import { RawClient } from './raw-client.js';
+import { type OpenRecording, openRecording, Recorder } from './recorder.js';
 import { ClientRegions } from './regions.js';
 import { readStats, type SchedulerStats } from './stats.js';
 import type { Ticket, TicketMessage } from './ticket.js';
@@ -48,6 +49,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   readonly #stats: StatsReader;
   readonly #regions: ClientRegions;
   readonly #changes: LiveChanges;
+  readonly #recorder: Recorder | null;
   /** By model number in use: for the statistics. */
   readonly #counted = new Map<number, CountedModel>();
   readonly #rawPorts = new Set<ClientPort>();
@@ -60,7 +62,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   #death: RubatoError | null = null;
 
   /** @internal */
-  protected constructor(engine: RoleHost, options: ResolvedOptions) {
+  protected constructor(engine: RoleHost, options: ResolvedOptions, recording: OpenRecording | null) {
     super(engine.memory, engine.clock, 0, new ModelDirectory(options.models.map((model, number) => entryOf(model, number, engine.specs.tag(number)))));
     this.#engine = engine;
     this.#options = options;
@@ -69,12 +71,14 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
     this.#regions = new ClientRegions(engine);
     this.#changes = new LiveChanges(engine, this.#stats, options);
     this.#executes = [...options.executes];
+    this.#recorder = recording === null ? null : new Recorder(recording, engine);
     if (options.config.gpus.some((gpu) => gpu.host === HOST_CALLBACK)) this.#device = this.#callbackDevice();
   }
 
   /** @internal */
   static async start<T extends SchedulerTypes>(options: ResolvedOptions): Promise<Scheduler<T>> {
     let scheduler: Scheduler<T> | null = null;
+    const recording = options.record === null ? null : openRecording(options.record);
     const engine = await Engine.start(options.config, {
       waiting: options.topology.waiting,
       arenaBytes: options.arenaBytes,
@@ -84,7 +88,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
         if (scheduler !== null) scheduler.#die(reason);
       },
     });
-    scheduler = new Scheduler<T>(engine, options);
+    scheduler = new Scheduler<T>(engine, options, recording);
     void scheduler.pump();
     return scheduler;
   }
@@ -154,6 +158,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   async addModel<const M extends ModelOptions>(options: M & NoUnknownOptions<M, ModelOptions>): Promise<Scheduler<WithModel<T, M>>> {
     this.#throwIfClosed();
     const { model, number, tag, before } = await this.#changes.addModel(options, (name) => this.directory.has(name));
+    this.#recorder?.noteModel(number, model);
     const entry = entryOf(model, number, tag);
     this.#counted.set(number, { number, name: entry.name, before });
     this.directory.set(entry);
@@ -184,6 +189,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
     this.#throwIfClosed();
     const entry = this.directory.find(model);
     const resolved = await this.#changes.updateModel(entry, changes);
+    this.#recorder?.noteModel(entry.number, resolved);
     const changed = entryOf(resolved, entry.number, entry.tag);
     if (!this.directory.has(model) || this.directory.find(model).tag !== entry.tag) return; // it was removed meanwhile
     this.directory.set(changed);
@@ -278,6 +284,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
     this.#tell({ stopped: reason.message });
     for (const port of this.#tickets) port.close();
     this.end(reason);
+    await this.#recorder?.close();
   }
 
   /** A scheduler thread is gone: nothing will end any more, so everything ends here. */

@@ -24,6 +24,7 @@ import {
 import type { Observer } from '../protocol/observer.js';
 import { OUTCOME } from '../protocol/outcome.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, GRANT, GRANT_EARLY, REQUEST } from '../protocol/records.js';
+import { ArrivalRecorder } from '../protocol/recording.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import {
   CLIENT_FREE,
@@ -179,6 +180,8 @@ export class ShardRole implements Role {
   readonly #dirty: DirtyBitmap;
   readonly #dispatcherBell: Doorbell;
   readonly #ledger: Ledger;
+  /** Null while nobody records. */
+  readonly #recorder: ArrivalRecorder | null;
 
   readonly #policy = new BatchPolicy();
   readonly #meter: RateMeter;
@@ -262,6 +265,7 @@ export class ShardRole implements Role {
     this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
     this.#dispatcherBell = new Doorbell(memory.buffer, memory.dispatcherBell);
     this.#ledger = new Ledger(memory, shard);
+    this.#recorder = memory.recording === null ? null : new ArrivalRecorder(memory, memory.recording, shard);
 
     this.#meter = new RateMeter(models);
     this.#timers = new TimeTree(models);
@@ -514,6 +518,7 @@ export class ShardRole implements Role {
       const word = this.#slotWord + slot * SLOT_WORDS;
       const generation = i32[word + SLOT_GENERATION]!;
       if (i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
+      if (this.#recorder !== null) this.#recorder.recordSlot(slot, generation);
       if (this.#closing) this.#closeUnlessAdmitted(slot);
       else this.#admitOne(slot, generation);
     }
@@ -528,6 +533,7 @@ export class ShardRole implements Role {
       const lane = this.#requests[client]!;
       const count = lane.available(REQUESTS_PER_POLL);
       if (count === 0) continue;
+      if (this.#recorder !== null) this.#recorder.recordLane(lane, count);
       if (this.#closing) this.#refuseAll(lane, count);
       else this.#admit(lane, count, this.#shedShare(client, lane, count));
       lane.release(count);

@@ -21,17 +21,29 @@ export interface OwnPolicy {
   readonly dropPolicy: number;
 }
 
+/** Requests as they came: plain arrays, never falling in time. */
+export interface RecordedArrivals {
+  readonly timesNs: Float64Array;
+  readonly modelOf: Uint16Array;
+  /** Each one's own SLO, 0 = its model's. */
+  readonly slosNs: Float64Array;
+}
+
 export interface TracedOptions extends SimulationOptions {
   /** Recorded arrival times instead of a rate, in ns and never falling. */
   readonly traceNs?: Float64Array;
   /** The model of each; without it one is drawn by the models' shares. */
   readonly traceModels?: Int32Array;
+  /** Recorded requests instead of a rate. */
+  readonly recorded?: RecordedArrivals;
 }
 
 /** What our own scheduler can be asked. */
 export interface OwnOptions extends TracedOptions {
   /** Default 1. Changes how the work is divided, and nothing in the result. */
   readonly shards?: number;
+  /** By model, where models differ in policy. */
+  readonly modelPolicies?: readonly Pick<OwnPolicy, 'condition' | 'dropPolicy'>[];
 }
 
 const NS_PER_SECOND = 1e9;
@@ -124,7 +136,7 @@ class Run {
       let next = now;
       while (next === now) {
         const model = stream.model;
-        const slot = client.submit(model, now, 0);
+        const slot = client.submit(model, now, stream.sloNs ?? 0);
         if (now >= this.#fromNs) this.#offered[model]! += 1;
         if (slot >= 0) {
           this.#modelOf[slot] = now >= this.#fromNs ? model : -1;
@@ -228,7 +240,7 @@ class Run {
   }
 }
 
-function configOf({ condition, dropPolicy }: OwnPolicy, { workload, gpus, margins, shards = 1 }: OwnOptions, slotShift: number): SchedulerConfig {
+function configOf({ condition, dropPolicy }: OwnPolicy, { workload, gpus, margins, shards = 1, modelPolicies }: OwnOptions, slotShift: number): SchedulerConfig {
   return virtualConfig({
     profiles: workload.models.map((model) => model.profile.ns),
     models: workload.models.map((model, profile) => ({
@@ -236,8 +248,8 @@ function configOf({ condition, dropPolicy }: OwnPolicy, { workload, gpus, margin
       sloNs: model.sloNs,
       profile,
       maxBatch: model.profile.maxBatch,
-      dropPolicy,
-      condition,
+      dropPolicy: modelPolicies?.[profile]!.dropPolicy ?? dropPolicy,
+      condition: modelPolicies?.[profile]!.condition ?? condition,
       maxQueue: 2 ** slotShift,
     })),
     gpus: Array.from({ length: gpus }, () => ({ host: HOST_EMULATED, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 })),
@@ -257,6 +269,27 @@ function quantileNs(counts: Int32Array, total: number, share: number): number {
 }
 
 // ── a trace as arrivals ────────────────────────────────────────────────────────────────────────────────────────────
+
+class RecordedStream implements ArrivalSource {
+  readonly #recorded: RecordedArrivals;
+  #next = -1;
+  nextNs = Infinity;
+  model = -1;
+  sloNs = 0;
+
+  constructor(recorded: RecordedArrivals) {
+    this.#recorded = recorded;
+    this.advance();
+  }
+
+  advance(): void {
+    const { timesNs, modelOf, slosNs } = this.#recorded;
+    const at = ++this.#next;
+    this.nextNs = timesNs[at] ?? Infinity;
+    this.model = modelOf[at] ?? -1;
+    this.sloNs = slosNs[at] ?? 0;
+  }
+}
 
 /** Recorded arrivals. */
 class TraceArrivals implements ArrivalSource {
@@ -280,8 +313,9 @@ class TraceArrivals implements ArrivalSource {
   }
 }
 
-/** What a policy is offered: the trace if there is one, else every model's own process. */
-export function arrivalsOf({ workload, ratePerSecond, seed, warmupSeconds, traceNs, traceModels }: TracedOptions): ArrivalSource {
+/** What a policy is offered: the recording or trace if there is one, else every model's own process. */
+export function arrivalsOf({ workload, ratePerSecond, seed, warmupSeconds, traceNs, traceModels, recorded }: TracedOptions): ArrivalSource {
+  if (recorded !== undefined) return new RecordedStream(recorded);
   if (traceNs === undefined) return new ArrivalStream(workload, ratePerSecond, seed, Math.round(warmupSeconds * NS_PER_SECOND));
   return new TraceArrivals(traceNs, traceModels ?? drawModels(traceNs.length, workload.models.map((model) => model.rateShare), seed));
 }

@@ -5,6 +5,7 @@ import { InvalidOptionError, RubatoError } from '../model/errors.js';
 import type { DetailedResult, SubmitOptions, TrySubmit } from '../scheduler/client.js';
 import type { Lease } from '../scheduler/lease.js';
 import { type DeviceOptions, type ModelOptions, type ResolvedOptions, resolveOptions, type SchedulerOptions } from '../scheduler/options.js';
+import { openRecording } from '../scheduler/recorder.js';
 import { CLOSE_TIMEOUT_NS, Scheduler } from '../scheduler/scheduler.js';
 import type { Ticket } from '../scheduler/ticket.js';
 import type { AnyModels, NoUnknownOptionsIn, SchedulerTypes, TypesFromModels } from '../scheduler/types.js';
@@ -44,7 +45,7 @@ export class TestScheduler<T extends SchedulerTypes = AnyModels> extends Schedul
   #isClosing = false;
 
   private constructor(engine: VirtualEngine, options: ResolvedOptions) {
-    super(engine, options);
+    super(engine, options, options.record === null ? null : openRecording(options.record));
     this.#engine = engine;
     engine.client = {
       turn: () => this.turn(),

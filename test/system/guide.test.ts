@@ -43,6 +43,14 @@ describe('the guide', () => {
     assert.deepEqual((await run(program("name: 'sum'", 'tensors.mjs'))).split('\n'), ['10', '26', '']);
   });
 
+  test('its recorded arrivals are replayed', { timeout: 60_000 }, async () => {
+    const file = join(folder, 'arrivals.csv.gz');
+    await promisify(execFile)(process.execPath, [program('// record.mjs', 'record.mjs'), file], { timeout: 30_000 });
+    const { stdout } = await promisify(execFile)(process.execPath, [join(ROOT, 'bin/rubato'), 'simulate', '--trace', file, '--gpus', '1', '--slo', 'echo=40ms'], { timeout: 30_000 });
+    assert.match(stdout, /: 100 requests in .* s, 1 model, 2 GPUs; what if: 1 GPU, SLO\s+of\s+echo\s+40 ms\n/);
+    assert.match(stdout, / recorded +baseline +what if\n/);
+  });
+
   test('its worker gets its result, and both threads end', { timeout: 60_000 }, async () => {
     program('// worker.mjs', 'worker.mjs');
     assert.equal(await run(program('// main.mjs', 'main.mjs')), '42\n');

@@ -192,7 +192,8 @@ class RivalRun implements Stage {
     const now = this.nowNs;
     this.modelOf[request] = model;
     this.arrivalsNs[request] = now;
-    this.deadlinesNs[request] = now + this.models[model]!.sloNs - this.margins.responseNs;
+    const ownSloNs = this.#arrivals.sloNs ?? 0;
+    this.deadlinesNs[request] = now + (ownSloNs === 0 ? this.models[model]!.sloNs : ownSloNs) - this.margins.responseNs;
     this.#open++;
     if (now < this.#fromNs) this.#firstCounted = this.#arrived;
     this.#lastProgressNs = Math.max(this.#lastProgressNs, now);
@@ -264,7 +265,7 @@ class RivalRun implements Stage {
     for (let request = this.#firstCounted; request < this.#arrived; request++) {
       if (this.modelOf[request] !== model || this.#endsNs[request] === 0) continue;
       const latencyNs = this.#endsNs[request]! - this.arrivalsNs[request]!;
-      if (this.#settings.peerCounting === true ? latencyNs < sloNs : latencyNs + this.margins.responseNs <= sloNs) good++;
+      if (this.#settings.peerCounting === true ? latencyNs < sloNs : this.#endsNs[request]! <= this.deadlinesNs[request]!) good++;
       latenciesNs[ran++] = latencyNs;
     }
     const sorted = latenciesNs.subarray(0, ran).sort();

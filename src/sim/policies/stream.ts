@@ -9,6 +9,8 @@ export interface ArrivalSource {
   /** Time and model of the next arrival; Infinity and -1 when none is left. */
   readonly nextNs: number;
   readonly model: number;
+  /** Its own SLO; its model's where absent or 0. */
+  readonly sloNs?: number;
   advance(): void;
 }
 
