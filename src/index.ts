@@ -17,6 +17,7 @@ export { Client, type DetailedResult, type SubmitOptions, type TrySubmit } from 
 export { Lease } from './scheduler/lease.js';
 export { openClient, openRawClient, type Ticket, TicketClient } from './scheduler/ticket.js';
 export type {
+  AdviceOptions,
   Batch,
   CallbackDeviceOptions,
   Condition,
@@ -35,6 +36,7 @@ export type {
   WaitingStrategy,
 } from './scheduler/options.js';
 export type { StackedOutputs } from './devices/callback.js';
+export type { AdviceEvidence, AdviceReason, GpuAdvice } from './protocol/advice.js';
 export type { GpuStats, ModelStats, SchedulerStats } from './scheduler/stats.js';
 export { type AnyModels, type ModelTypes, type SchedulerTypes, type SchedulerTypesOf, type TypesOf, value, type ValueTypes } from './scheduler/types.js';
 export type { Dtype, TensorArray, TensorArrayOf, TensorOption } from './model/tensor.js';

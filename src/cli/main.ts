@@ -13,6 +13,7 @@ import { WAITING_STRATEGIES, type WaitingStrategy } from '../scheduler/waiter.js
 import { parseArrivals } from '../sim/arrivals.js';
 import { isRecording } from '../sim/recording.js';
 import { loadWorkload, shippedWorkloads } from '../sim/workload.js';
+import { type AutoscaleFlags, autoscaleReport, plotAutoscale, printAutoscale } from './autoscale.js';
 import { doctor, printDoctor } from './doctor.js';
 import { type GoodputFlags, goodputReport, plotGoodput, printGoodput } from './goodput.js';
 import { benchLoad, type LoadOptions } from './load.js';
@@ -113,7 +114,7 @@ bench
   .addHelpText('after', '\nExamples:\n  rubato bench load --workload mix3\n  rubato bench load --workload titanx4 --trace arrivals.csv --time-column TIMESTAMP --speed 400')
   .action(runLoad);
 
-/** What the three commands in virtual time have in common. */
+/** What the commands in virtual time have in common. */
 function simulated(name: string, description: string): Command {
   return program
     .command(name)
@@ -161,6 +162,19 @@ simulated('plan', 'find the fewest GPUs for a rate with at most 1 % bad, in virt
   .option('--load <x>', 'the rate as a share of the staggered optimum of the workload’s GPUs', number(1e-6, 1e3))
   .addHelpText('after', '\nExamples:\n  rubato plan --workload r50 --rate 5000\n  rubato plan --workload mix3 --load 0.5 --policy frontrun,immediate')
   .action(runPlan);
+
+simulated('autoscale', 'follow the scheduler’s advice on GPUs through a day, in virtual time, beside the fewest that would do')
+  .option('--rate <r>', 'requests per second at the peak (default: the workload’s, else 60 % of its staggered optimum)', number(1e-3, 1e9))
+  .option('--load <x>', 'the peak as a share of the staggered optimum of the workload’s GPUs', number(1e-6, 1e3))
+  .option('--minute <duration>', 'simulated time for each of the 1440 minutes', '2s')
+  .option('--startup <duration>', 'simulated time that a GPU takes to start', '5s')
+  .option('--most-gpus <n>', 'GPUs at once (default: twice --gpus)', integer(1, 4096))
+  .option('--epoch <duration>', 'how often it is advised', '1s')
+  .option('--hysteresis <n>', 'epochs for which a GPU must be idle', integer(1, 1000), 3)
+  .option('--seconds <t>', 'simulated seconds that count, per run that finds the fewest GPUs (default: 10)', number(1e-3, 1e7))
+  .option('--seeds <n>', 'arrival sequences per number of GPUs', integer(1, 100), 1)
+  .addHelpText('after', '\nExamples:\n  rubato autoscale --workload r50 --load 0.95 --plot day.html\n  rubato autoscale --workload mix3 --load 0.95 --minute 4s --startup 10s --policy adaptive,frontrun')
+  .action(runAutoscale);
 
 program
   .command('doctor')
@@ -251,6 +265,14 @@ async function runPlan(flags: PlanFlags): Promise<void> {
   if (!screenIsTaken(flags)) printPlan(report, { write: print, ...pageOptions() });
   writeJson(flags, report);
   writePlot(flags, () => plotPlan(report));
+}
+
+async function runAutoscale(flags: AutoscaleFlags): Promise<void> {
+  checkOutputs(flags);
+  const report = await autoscaleReport(flags);
+  if (!screenIsTaken(flags)) printAutoscale(report, { write: print, ...pageOptions() });
+  writeJson(flags, report);
+  writePlot(flags, () => plotAutoscale(report));
 }
 
 async function runStart(flags: StartFlags): Promise<void> {

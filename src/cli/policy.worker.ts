@@ -5,6 +5,7 @@ import { POLICIES } from '../sim/own-policies.js';
 import type { SimulationResult } from '../sim/result.js';
 import type { OwnOptions } from '../sim/simulate.js';
 import { loadWorkload, withArrivals, type Workload } from '../sim/workload.js';
+import { autoscale, type AutoscaleOptions, type AutoscaleResult } from '../sim/autoscale.js';
 
 /** A workload is loaded anew in each thread: a profile has methods and cannot be sent. */
 export interface WorkloadSource {
@@ -19,11 +20,6 @@ export interface PolicyTask {
   readonly options: Omit<OwnOptions, 'workload'>;
 }
 
-export type PolicyAnswer =
-  | { readonly result: SimulationResult; readonly wallSeconds: number }
-  /** Errors lose their class on the way between threads. */
-  | { readonly code: string; readonly message: string };
-
 const workloads = new Map<string, Workload>();
 
 function workloadOf({ nameOrFile, arrivals }: WorkloadSource): Workload {
@@ -36,14 +32,31 @@ function workloadOf({ nameOrFile, arrivals }: WorkloadSource): Workload {
   return workload;
 }
 
-export default function runPolicy({ policy, source, options }: PolicyTask): PolicyAnswer {
+export interface AutoscaleTask {
+  readonly source: WorkloadSource;
+  readonly options: Omit<AutoscaleOptions, 'workload'>;
+}
+
+export type Answer<R> =
+  | { readonly result: R; readonly wallSeconds: number }
+  /** Errors lose their class on the way between threads. */
+  | { readonly code: string; readonly message: string };
+
+function timed<R>(run: () => R): Answer<R> {
   try {
-    const workload = { ...workloadOf(source), gpus: options.gpus };
     const startMs = performance.now();
-    const result = POLICIES.get(policy)!({ ...options, workload });
+    const result = run();
     return { result, wallSeconds: (performance.now() - startMs) / 1e3 };
   } catch (error) {
     if (error instanceof RubatoError) return { code: error.code, message: error.message };
     throw error;
   }
+}
+
+export default function runPolicy({ policy, source, options }: PolicyTask): Answer<SimulationResult> {
+  return timed(() => POLICIES.get(policy)!({ ...options, workload: { ...workloadOf(source), gpus: options.gpus } }));
+}
+
+export function runAutoscale({ source, options }: AutoscaleTask): Answer<AutoscaleResult> {
+  return timed(() => autoscale({ ...options, workload: workloadOf(source) }));
 }

@@ -9,9 +9,9 @@ import { fixed, percent, short } from '../report/units.js';
 import { policyName } from '../sim/own-policies.js';
 import { type Recording, readRecording, type RecordedTotals } from '../sim/recording.js';
 import { type Change, differenceOf, type Figures, figuresOf, NO_CHANGE, recordedFigures, recordedPolicy, type Replay, replayOf, workloadOf } from '../sim/replay.js';
-import type { SimulationMargins } from '../sim/result.js';
+import type { SimulationMargins, SimulationResult } from '../sim/result.js';
 import { checkSimulation } from '../sim/simulate.js';
-import type { PolicyAnswer } from './policy.worker.js';
+import type { Answer } from './policy.worker.js';
 import type { ReplayTask } from './replay.worker.js';
 import { plotSimulate, type SimulateFlags } from './simulate.js';
 import { type Figure, headOf, type Page, type PolicyReport, printPolicies, reportPolicy, type SimulationHead } from './simulation-report.js';
@@ -111,7 +111,7 @@ async function runAll(tasks: readonly ReplayTask[], name: string): Promise<Repla
   progress.update(0, 'replaying');
   try {
     return await Promise.all(tasks.map(async ({ replay, policy }) => {
-      const answer = (await pool.run({ replay, policy })) as PolicyAnswer;
+      const answer = (await pool.run({ replay, policy })) as Answer<SimulationResult>;
       if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
       progress.update(++runs, `${runs} of ${tasks.length} runs`);
       const { result, wallSeconds } = answer;

@@ -10,7 +10,8 @@ import type { SimulationMargins, SimulationResult } from '../sim/result.js';
 import type { OwnOptions } from '../sim/simulate.js';
 import { loadWorkload, shippedWorkloads, staggeredOptimum, withArrivals, type Workload } from '../sim/workload.js';
 import type { OutputOptions } from './output.js';
-import type { PolicyAnswer, PolicyTask, WorkloadSource } from './policy.worker.js';
+import type { AutoscaleOptions, AutoscaleResult } from '../sim/autoscale.js';
+import type { Answer, AutoscaleTask, PolicyTask, WorkloadSource } from './policy.worker.js';
 
 export interface SimulationFlags extends OutputOptions {
   workload?: string;
@@ -101,7 +102,7 @@ export class PolicyPool {
     return async ({ workload: _, ...options }): Promise<SimulationResult> => {
       const { source, shards } = this.#setup;
       const task: PolicyTask = { policy, source, options: { ...options, shards, ...trace } };
-      const answer = (await this.#pool.run(task)) as PolicyAnswer;
+      const answer = (await this.#pool.run(task)) as Answer<SimulationResult>;
       if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
       const sum = this.#simulated.get(policy) ?? { simulatedSeconds: 0, wallSeconds: 0 };
       sum.simulatedSeconds += options.warmupSeconds + options.seconds;
@@ -110,6 +111,14 @@ export class PolicyPool {
       this.#onRun(++this.#runs);
       return answer.result;
     };
+  }
+
+  async autoscale(options: Omit<AutoscaleOptions, 'workload'>): Promise<AutoscaleResult> {
+    const task: AutoscaleTask = { source: this.#setup.source, options };
+    const answer = (await this.#pool.run(task, { name: 'runAutoscale' })) as Answer<AutoscaleResult>;
+    if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
+    this.#onRun(++this.#runs);
+    return answer.result;
   }
 
   /** How much faster than real time one thread has run this policy. */

@@ -9,7 +9,7 @@
  * α and β are those of the chord of ℓ from 1 to t, G the GPUs that take batches.
  */
 import { MARGIN_DROP_SHARE, type SharedMemory } from '../protocol/shared-memory.js';
-import { MODEL_ENDING, MODEL_NONE, MODEL_SPEC, profileView } from '../protocol/specs.js';
+import { MODEL_ENDING, MODEL_NONE, MODEL_OFFER, MODEL_SPEC, profileView } from '../protocol/specs.js';
 import { slopeOf } from '../protocol/slope.js';
 import { SHARD_MODEL } from '../protocol/tables.js';
 
@@ -29,6 +29,11 @@ export class Cluster {
   /** As of the last tick: how long a batch of the target size takes, by model, and in the mean of all batches. */
   readonly batchNs: Float64Array;
   meanBatchNs = 0;
+  /** GPUs that the load keeps busy in batches of the target sizes (κ = 1), and how much that varies within an SLO: one standard deviation. */
+  loadGpus = 0;
+  spreadGpus = 0;
+  /** Requests per second of all models. */
+  ratePerSecond = 0;
   readonly #memory: SharedMemory;
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
@@ -36,6 +41,7 @@ export class Cluster {
   readonly #versions: Int32Array;
   readonly #counts: Uint8Array;
   readonly #maxBatch: Int32Array;
+  readonly #sloNs: Float64Array;
   readonly #latencies: Float64Array[];
 
   constructor(memory: SharedMemory) {
@@ -47,6 +53,7 @@ export class Cluster {
     this.#versions = new Int32Array(models);
     this.#counts = new Uint8Array(models);
     this.#maxBatch = new Int32Array(models);
+    this.#sloNs = new Float64Array(models);
     this.#latencies = new Array<Float64Array>(models).fill(new Float64Array(1));
     this.takeChanges();
   }
@@ -63,6 +70,7 @@ export class Cluster {
       this.#counts[model] = state === MODEL_NONE || state === MODEL_ENDING ? 0 : 1;
       if (state === MODEL_NONE) continue;
       this.#maxBatch[model] = this.#i32[spec + MODEL_SPEC.at.maxBatch]!;
+      this.#sloNs[model] = this.#f64[(((memory.offers >> 2) + model * MODEL_OFFER.words) >> 1) + MODEL_OFFER.at.sloNs]!;
       this.#latencies[model] = profileView(memory, this.#i32[spec + MODEL_SPEC.at.profile]!);
     }
   }
@@ -75,6 +83,8 @@ export class Cluster {
     let batchGpus = 0;
     let batches = 0;
     let batchTime = 0;
+    let variance = 0;
+    let totalPerNs = 0;
     for (let model = 0; model < this.#counts.length; model++) {
       if (this.#counts[model] === 0) continue;
       const row = (this.#memory.shardModels >> 2) + model * SHARD_MODEL.words;
@@ -89,8 +99,14 @@ export class Cluster {
       batchTime += (ratePerNs / target) * latencyNs[target]!;
       requestGpus += ratePerNs * slopeNs;
       batchGpus += (ratePerNs * (latencyNs[1]! - slopeNs)) / target;
+      totalPerNs += ratePerNs;
+      const shareNs = latencyNs[target]! / target;
+      variance += (shareNs * shareNs * ratePerNs * this.#f64[(row >> 1) + SHARD_MODEL.at.dispersion]!) / this.#sloNs[model]!;
     }
     this.meanBatchNs = batches > 0 ? batchTime / batches : 0;
+    this.loadGpus = requestGpus + batchGpus;
+    this.spreadGpus = Math.sqrt(variance);
+    this.ratePerSecond = totalPerNs * 1e9;
     const left = gpus - requestGpus;
     this.scale = left > 0 ? Math.max(0, batchGpus / left) : Infinity;
     this.#f64[(this.#memory.margins >> 3) + MARGIN_DROP_SHARE] = Math.min(LARGEST_SHARE, SHARE_OF_SCALE * this.scale);

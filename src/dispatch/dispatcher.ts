@@ -22,6 +22,7 @@ import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protoco
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
 import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
 import { BATCH, BATCH_OPEN, DISPATCH_MODEL, GPU, type HeldBatch, heldBatches, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
+import { Advisor } from './advisor.js';
 import { Cluster } from './cluster.js';
 import { BUCKETS_PER_SLO, LookAhead } from './look-ahead.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
@@ -91,6 +92,7 @@ export class DispatcherRole implements Role {
   readonly cells = roleCells();
   readonly pool: GpuPool;
   readonly #cluster: Cluster;
+  readonly #advisor: Advisor;
   readonly lookAhead: LookAhead;
   readonly #observer: Observer | null;
   readonly #memory: SharedMemory;
@@ -155,6 +157,7 @@ export class DispatcherRole implements Role {
     this.#memory = memory;
     this.pool = new GpuPool(memory);
     this.#cluster = new Cluster(memory);
+    this.#advisor = new Advisor(memory, this.#cluster, this.pool);
     this.lookAhead = new LookAhead(models, memory.limits.gpus, Math.ceil(Math.max(...config.models.map((model) => model.sloNs)) / BUCKETS_PER_SLO));
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
@@ -203,7 +206,10 @@ export class DispatcherRole implements Role {
     const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
     // Nobody waits for the tick: it comes with the first poll after its time.
-    if (now >= this.#cluster.nextTickNs) this.#cluster.tick(now, this.pool.activeCount);
+    if (now >= this.#cluster.nextTickNs) {
+      this.#cluster.tick(now, this.pool.activeCount);
+      if (now >= this.#advisor.nextEpochNs) this.#advisor.endEpoch(now);
+    }
     if (this.#looksAhead) this.lookAhead.advance(now);
     let work = this.#tookOver ? this.#takeCandidates(this.#dirty.collect(this.#fresh)) : this.#takeAllCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();

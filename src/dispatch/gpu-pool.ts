@@ -232,6 +232,25 @@ export class GpuPool {
     return this.i32[row + GPU_RUN_ROW] !== NONE ? this.f64[double + GPU_RUN_END_NS]! : -Infinity;
   }
 
+  /** Whether it takes new batches. */
+  isActive(gpu: number): boolean {
+    return this.#active[gpu] === 1;
+  }
+
+  /** Whether it has a batch, or is about to get one. */
+  holdsWork(gpu: number): boolean {
+    const row = this.row(gpu);
+    return this.i32[row + GPU_RUN_ROW] !== NONE || this.i32[row + GPU_NEXT_ROW] !== NONE || this.i32[row + GPU_GRANT_MODEL] !== NONE;
+  }
+
+  /** How long it has been busy in all; the running batch counts from its planned start. */
+  busyNsUpTo(gpu: number, nowNs: number): number {
+    const double = this.row(gpu) >> 1;
+    const busyNs = this.f64[double + GPU_BUSY_NS]!;
+    if (this.i32[2 * double + GPU_RUN_ROW] === NONE) return busyNs;
+    return busyNs + Math.max(0, nowNs - this.f64[double + GPU_RUN_EXEC_NS]!);
+  }
+
   #reposition(gpu: number): void {
     const row = this.row(gpu);
     const i32 = this.i32;

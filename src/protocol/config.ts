@@ -64,6 +64,14 @@ export interface Margins {
   readonly measureJitter: boolean;
 }
 
+/** How often it is advised how many GPUs are wanted, and how steady that must be before fewer are. */
+export interface AdviceConfig {
+  readonly epochNs: number;
+  /** Epochs for which a GPU has to be idle, and the load to do without it. */
+  readonly hysteresis: number;
+}
+export const DEFAULT_ADVICE: AdviceConfig = { epochNs: 1e9, hysteresis: 3 };
+
 export interface SchedulerConfig {
   readonly models: readonly ModelConfig[];
   /** ℓ in ns, index = batch size 0 … maxBatch + 1: [0] is 0 and [maxBatch + 1] is +Infinity. Shared by models with equal profiles. */
@@ -90,6 +98,8 @@ export interface SchedulerConfig {
   readonly shedShare: number;
   /** Whether shards note what arrives, for a recording (recording.ts). */
   readonly recording?: boolean;
+  /** Default: DEFAULT_ADVICE. */
+  readonly advice?: AdviceConfig;
   readonly origin: ClockOrigin;
 }
 

@@ -11,7 +11,7 @@
  *   per shard       cancel and resend bitmaps, admitted words, intent row, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
  *   candidates      dirty bitmap, mailboxes
  *   model rows      of the shards, of the dispatcher; histograms
- *   GPU rows
+ *   GPU rows, advice
  *   per device host issue lane ▶ ◀ done lane
  *
  * Lanes are sized by what can be under way at once, so they cannot fill: a full one is a broken invariant.
@@ -25,6 +25,7 @@ import { ringBytes, type RingPlace } from '../ringbuf/spsc-ring.js';
 import { RubatoError } from '../model/errors.js';
 import { DEVICE_HOSTS, HOST_CALLBACK, type SchedulerConfig } from './config.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, REQUEST } from './records.js';
+import { ADVICE_BYTES } from './advice.js';
 import { allocateRecording, type RecordingPlace } from './recording.js';
 import { arenaPages, arenaTableWords, PAGE_BYTES } from './arena.js';
 import { GPU_SPEC, MODEL_OFFER, MODEL_SPEC, SpecTable } from './specs.js';
@@ -142,6 +143,8 @@ export interface SharedMemory {
   readonly dispatchModels: number;
   readonly histograms: number;
   readonly gpus: number;
+  /** Written by the dispatcher (advice.ts). */
+  readonly advice: number;
   readonly hosts: readonly HostPlace[];
 }
 
@@ -232,6 +235,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
   const dispatchModels = plan.take(models * DISPATCH_MODEL.bytes);
   const histograms = plan.take(HistogramTable.bytes(SCHEDULER_HISTOGRAMS * models));
   const gpuRows = plan.take(gpus * GPU.bytes);
+  const advice = plan.take(ADVICE_BYTES);
   const hosts = Array.from({ length: DEVICE_HOSTS }, (_, host) => ({
     // Callbacks run on the thread that made the scheduler, which is client 0.
     bell: host === HOST_CALLBACK ? clients[0]!.bell : dispatcherBell,
@@ -299,6 +303,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     dispatchModels,
     histograms,
     gpus: gpuRows,
+    advice,
     hosts: hosts.map((host) => ({ ...host, issues: place(host.issues), done: place(host.done) })),
   };
   new SpecTable(memory).writeAll();

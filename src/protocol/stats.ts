@@ -1,5 +1,6 @@
 /** Reads the counters and histograms of a scheduler from its shared memory: the figures behind `stats()` and every report. */
 import { HistogramTable } from '../ringbuf/log-linear.js';
+import { type GpuAdvice, readAdvice } from './advice.js';
 import { HOST_EMULATED } from './config.js';
 import type { SharedMemory } from './shared-memory.js';
 import { GPU_NONE, GPU_SPEC, MODEL_OFFER, TAG_MASK } from './specs.js';
@@ -168,6 +169,10 @@ export class StatsReader {
   gpus(): GpuCounters[] {
     const numbers = Array.from({ length: this.#memory.limits.gpus }, (_, gpu) => gpu);
     return numbers.filter((gpu) => this.#gpuSpec(gpu, 'state') !== GPU_NONE).map((gpu) => this.gpu(gpu));
+  }
+
+  gpusWanted(): GpuAdvice {
+    return readAdvice(this.#memory);
   }
 
   #gpuSpec(gpu: number, field: 'host' | 'state'): number {

@@ -109,6 +109,8 @@ export const SHARD_MODEL = defineRecord(
     running: 'f64',
     /** Until when `ratePerSecond` was measured. It stays what it was while nobody looks at the model. */
     ratedUntilNs: 'f64',
+    /** Of the arrivals within the rate's samples: variance over mean. */
+    dispersion: 'f64',
   },
   LINE_BYTES,
 );

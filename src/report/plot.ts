@@ -48,10 +48,22 @@ export interface ColumnChart {
   readonly what: string;
 }
 
+/** Values at even distances in time, as lines from 0. */
+export interface LineChart {
+  readonly kind: 'lines';
+  readonly title: string;
+  readonly note: string;
+  readonly lines: readonly { readonly tone: Tone | 'mark'; readonly label: string; readonly values: readonly number[] }[];
+  /** Below the time axis, evenly spread from its begin to its end. */
+  readonly ticks: readonly string[];
+  /** A value in words, for the axis. */
+  readonly text: (value: number) => string;
+}
+
 export interface PlotPage {
   readonly title: string;
   readonly subtitle: string;
-  readonly charts: readonly (BarChart | ColumnChart)[];
+  readonly charts: readonly (BarChart | ColumnChart | LineChart)[];
 }
 
 /** In the units of the drawing, which is scaled to the width of the page. */
@@ -63,6 +75,7 @@ const BAR_HEIGHT = 20;
 const MARK_ROW = 18;
 const COLUMNS_LEFT = 46;
 const COLUMNS_HEIGHT = 120;
+const LINES_HEIGHT = 180;
 const AXIS_HEIGHT = 22;
 /** More columns than this would be thinner than a line: neighbours are drawn as their mean. */
 const MOST_COLUMNS = 256;
@@ -84,7 +97,8 @@ text.soft { fill: var(--soft); font-size: 12px; }
 text.mark { fill: var(--mark); font-size: 12px; }
 line { stroke: var(--line); }
 line.mark { stroke: var(--mark); stroke-dasharray: 5 4; }
-rect.good { fill: var(--good); } rect.late { fill: var(--late); } rect.dropped { fill: var(--dropped); } rect.busy { fill: var(--busy); } rect.track { fill: var(--line); opacity: .35; }
+rect.good { fill: var(--good); } rect.late { fill: var(--late); } rect.dropped { fill: var(--dropped); } rect.busy { fill: var(--busy); } rect.mark { fill: var(--mark); } polyline { fill: none; stroke-width: 1.5; } polyline.good { stroke: var(--good); } polyline.late { stroke: var(--late); } polyline.dropped { stroke: var(--dropped); } polyline.busy { stroke: var(--busy); } polyline.mark { stroke: var(--mark); }
+rect.track { fill: var(--line); opacity: .35; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 8px; color: var(--soft); font-size: 13px; }
 .legend svg { display: inline-block; width: 12px; height: 12px; margin-right: 6px; vertical-align: -1px; }
 `;
@@ -102,7 +116,7 @@ export function plotPage({ title, subtitle, charts }: PlotPage): string {
 <body>
 <h1>${escaped(title)}</h1>
 <p>${escaped(subtitle)}</p>
-${charts.map((chart) => (chart.kind === 'bars' ? barChart(chart) : columnChart(chart))).join('\n')}
+${charts.map((chart) => (chart.kind === 'bars' ? barChart(chart) : chart.kind === 'columns' ? columnChart(chart) : lineChart(chart))).join('\n')}
 </body>
 </html>
 `;
@@ -122,9 +136,8 @@ function barChart({ title, note, bars, marks, legend }: BarChart): string {
     return `<line class="mark" x1="${px(at)}" y1="${row * MARK_ROW + 4}" x2="${px(at)}" y2="${bottom}"/>`
       + `<text class="mark" x="${px(at + (anchor === 'end' ? -5 : 5))}" y="${row * MARK_ROW + 13}" text-anchor="${anchor}">${escaped(label)}</text>`;
   });
-  const keys = legend.map(([tone, what]) => `<span><svg viewBox="0 0 12 12"><rect class="${tone}" width="12" height="12" rx="2"/></svg>${escaped(what)}</span>`);
   const axis = `<line x1="${LABEL_WIDTH}" y1="${top}" x2="${LABEL_WIDTH}" y2="${bottom}"/>`;
-  return section(title, note, `${keys.length === 0 ? '' : `<div class="legend">${keys.join('')}</div>\n`}${svg(bottom, title, [axis, ...rows, ...lines])}`);
+  return section(title, note, `${legendOf(legend)}${svg(bottom, title, [axis, ...rows, ...lines])}`);
 }
 
 function barRow(bar: Bar, y: number, x: (value: number) => number): string {
@@ -161,6 +174,26 @@ function columnChart({ title, note, shares, what }: ColumnChart): string {
     if (column % every === 0) parts.push(`<text class="soft" x="${px(left + width / 2)}" y="${y(0) + 16}" text-anchor="middle">${first}</text>`);
   }
   return section(title, note, svg(8 + COLUMNS_HEIGHT + AXIS_HEIGHT, title, parts));
+}
+
+function lineChart({ title, note, lines, ticks, text }: LineChart): string {
+  const most = Math.max(...lines.flatMap(({ values }) => values), 1e-9);
+  const right = WIDTH - 8;
+  const y = (value: number): number => 8 + (1 - value / most) * LINES_HEIGHT;
+  const parts = [0, 0.5, 1].map((share) => `<line x1="${COLUMNS_LEFT}" y1="${y(share * most)}" x2="${right}" y2="${y(share * most)}"/><text class="soft" x="${COLUMNS_LEFT - 6}" y="${y(share * most) + 4}" text-anchor="end">${escaped(text(share * most))}</text>`);
+  for (const { tone, label, values } of lines) {
+    const step = (right - COLUMNS_LEFT) / values.length;
+    // A value holds until the next one.
+    const points = values.flatMap((value, k) => [k, k + 1].map((at) => `${px(COLUMNS_LEFT + at * step)},${px(y(value))}`));
+    parts.push(`<polyline class="${tone}" points="${points.join(' ')}"><title>${escaped(label)}</title></polyline>`);
+  }
+  ticks.forEach((tick, k) => parts.push(`<text class="soft" x="${px(COLUMNS_LEFT + (k * (right - COLUMNS_LEFT)) / (ticks.length - 1))}" y="${8 + LINES_HEIGHT + 16}" text-anchor="middle">${escaped(tick)}</text>`));
+  return section(title, note, `${legendOf(lines.map(({ tone, label }) => [tone, label]))}${svg(8 + LINES_HEIGHT + AXIS_HEIGHT, title, parts)}`);
+}
+
+function legendOf(legend: readonly (readonly [Tone | 'mark', string])[]): string {
+  const keys = legend.map(([tone, what]) => `<span><svg viewBox="0 0 12 12"><rect class="${tone}" width="12" height="12" rx="2"/></svg>${escaped(what)}</span>`);
+  return keys.length === 0 ? '' : `<div class="legend">${keys.join('')}</div>\n`;
 }
 
 function section(title: string, note: string, content: string): string {

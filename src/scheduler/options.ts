@@ -9,8 +9,10 @@ import { describeValue, type Duration, formatDurationNs, parseDurationNs, parseP
 import { InvalidOptionError } from '../model/errors.js';
 import { LatencyProfile } from '../model/latency-profile.js';
 import {
+  type AdviceConfig,
   type Condition,
   CONDITIONS,
+  DEFAULT_ADVICE,
   DROP_POLICIES,
   type DropPolicy,
   type GpuConfig,
@@ -92,6 +94,14 @@ export interface MarginOptions {
   jitter?: Duration;
 }
 
+/** How `stats().gpusWanted` comes about. */
+export interface AdviceOptions {
+  /** How often it is computed, from what was measured since. Default 1 s, from 100 ms to 1 h. */
+  epoch?: Duration;
+  /** Epochs for which a GPU has to be idle before fewer are wanted. Default 3, at most 1000. */
+  hysteresis?: number;
+}
+
 export interface SchedulerOptions<I = unknown, O = unknown, M extends readonly ModelOptions[] = readonly ModelOptions[]> {
   models: M;
   devices: readonly DeviceOptions<I, O>[];
@@ -116,6 +126,7 @@ export interface SchedulerOptions<I = unknown, O = unknown, M extends readonly M
   margins?: MarginOptions;
   /** Writes every accepted request's arrival into this file, to be replayed by `rubato simulate --trace` (guide, “Record and replay”). */
   record?: string | RecordOptions;
+  advice?: AdviceOptions;
 }
 
 const duration = z.union([z.string(), z.number()]);
@@ -169,6 +180,7 @@ const schema = z.strictObject({
   waiting: z.enum(WAITING_STRATEGIES).optional(),
   margins: z.strictObject({ control: duration.optional(), transfer: duration.optional(), response: duration.optional(), jitter: duration.optional() }).optional(),
   record: z.unknown().optional(),
+  advice: z.strictObject({ epoch: duration.optional(), hysteresis: count(1000).optional() }).optional(),
 });
 
 /** One model as its options say it, checked and in numbers. */
@@ -233,6 +245,7 @@ export function resolveOptions(options: unknown, cores = usableCores()): Resolve
       slotShift,
       shedShare: SHED_SHARE,
       margins: resolveMargins(given.margins ?? {}, Math.min(...models.map((model) => model.sloNs)) / 10),
+      advice: resolveAdvice(given.advice ?? {}),
       origin: clockOrigin(),
       recording: given.record !== undefined,
     },
@@ -242,6 +255,15 @@ export function resolveOptions(options: unknown, cores = usableCores()): Resolve
     models: resolved,
     executes: devices.map((device) => device.execute),
   };
+}
+
+const LEAST_EPOCH_NS = 100e6;
+const MOST_EPOCH_NS = 3600e9;
+
+function resolveAdvice({ epoch, hysteresis = DEFAULT_ADVICE.hysteresis }: { epoch?: Duration | undefined; hysteresis?: number | undefined }): AdviceConfig {
+  const epochNs = epoch === undefined ? DEFAULT_ADVICE.epochNs : parseDurationNs(epoch, 'advice.epoch');
+  if (epochNs < LEAST_EPOCH_NS || epochNs > MOST_EPOCH_NS) throw new InvalidOptionError('advice.epoch', `got ${describeValue(epoch)}, must be from 100 ms to 1 h`);
+  return { epochNs, hysteresis };
 }
 
 function atLeast(given: number | undefined, there: number, otherwise: number, path: string, what: string): number {

@@ -1,4 +1,5 @@
 /** `scheduler.stats()`: what an operator wants to see, from the shared counters and histograms. */
+import type { GpuAdvice } from '../protocol/advice.js';
 import type { ModelCounters, StatsReader } from '../protocol/stats.js';
 import type { ThreadStats } from './host-thread.js';
 import { histogramOf, type Percentiles, percentilesMs, percentilesUs } from '../report/histogram.js';
@@ -28,6 +29,8 @@ export interface SchedulerStats {
   readonly threads: readonly ThreadStats[];
   readonly models: readonly ModelStats[];
   readonly gpus: readonly GpuStats[];
+  /** How many GPUs should be there, by what was measured until the end of the last epoch (option `advice`). */
+  readonly gpusWanted: GpuAdvice;
   /** Requests of all models. `accepted` = completed + late + dropped + cancelled + failed + closed + inFlight. */
   readonly accepted: number;
   readonly refused: number;
@@ -60,6 +63,7 @@ export function readStats(reader: StatsReader, threads: readonly ThreadStats[], 
     threads,
     models,
     gpus: reader.gpus().map((gpu) => ({ gpu: gpu.gpu, kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: nowNs === 0 ? 0 : gpu.busyNs / nowNs })),
+    gpusWanted: reader.gpusWanted(),
     accepted: sum((model) => model.accepted),
     refused: sum((model) => model.refused),
     completed: sum((model) => model.completed),

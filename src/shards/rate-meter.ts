@@ -91,6 +91,13 @@ export class RateMeter {
     const mean = this.#sum[model]! / n;
     return Math.sqrt(Math.max(0, this.#sumSquares[model]! / n - mean * mean)) / (SAMPLE_NS / 1e9);
   }
+
+  /** Variance of the samples' arrivals over their mean: 1 for a Poisson process, 0 for an even one. */
+  dispersion(model: number): number {
+    const n = this.#filled[model]!;
+    const mean = this.#sum[model]! / n;
+    return mean > 0 ? Math.max(0, this.#sumSquares[model]! / n - mean * mean) / mean : 0;
+  }
 }
 
 /**

@@ -92,6 +92,7 @@ const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, grante
 const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
 const {
   answered: SHARD_MODEL_ANSWERED,
+  dispersion: SHARD_MODEL_DISPERSION,
   queued: SHARD_MODEL_QUEUED,
   ratedUntilNs: SHARD_MODEL_RATED_UNTIL_NS,
   ratePerSecond: SHARD_MODEL_RATE_PER_SECOND,
@@ -1070,6 +1071,7 @@ export class ShardRole implements Role {
     const row = this.#rowsAt + model * MODEL_WORDS;
     this.#i32[row + SHARD_MODEL_TARGET] = target;
     f64[(row >> 1) + SHARD_MODEL_RATE_PER_SECOND] = rate;
+    f64[(row >> 1) + SHARD_MODEL_DISPERSION] = meter.dispersion(model);
     f64[(row >> 1) + SHARD_MODEL_RATED_UNTIL_NS] = meter.nextTickNs[model]! - SAMPLE_NS;
     this.#expect(model, rate);
   }

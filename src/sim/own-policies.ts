@@ -5,7 +5,7 @@ import { CONDITIONS, DROP_POLICIES } from '../protocol/config.js';
 import { RIVALS } from './policies/index.js';
 import { runRival } from './policies/run-rival.js';
 import type { SimulationResult } from './result.js';
-import { arrivalsOf, checkSimulation, type OwnOptions, simulate, type TracedOptions } from './simulate.js';
+import { arrivalsOf, checkSimulation, type OwnOptions, type OwnPolicy, simulate, type TracedOptions } from './simulate.js';
 
 /** Ours or a rival's: what is asked and what it answers. */
 export type Policy = (options: TracedOptions) => SimulationResult;
@@ -27,6 +27,17 @@ const RIVAL_POLICIES = Object.entries(RIVALS).map(([name, { make }]): [string, P
 
 /** Every policy that can be named. */
 export const POLICIES: ReadonlyMap<string, Policy> = new Map<string, Policy>([...OWN_POLICIES, ...RIVAL_POLICIES]);
+
+/**
+ * The schedulable condition and the drop policy of a full name.
+ * @throws InvalidOptionError for a rival's: it has no dispatcher.
+ */
+export function ownPolicy(name: string, path: string): OwnPolicy {
+  const [condition, drop] = name.split('+');
+  const policy = { name, condition: CONDITIONS.findIndex((word) => word === condition), dropPolicy: DROP_POLICIES.findIndex((word) => word === drop) };
+  if (OWN_POLICIES.has(name)) return policy;
+  throw new InvalidOptionError(path, `got ${describeValue(name)}, must be one of our own: ${[...OWN_POLICIES.keys()].join(', ')}`);
+}
 
 const DEFAULT_DROP = 'window';
 

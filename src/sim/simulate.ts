@@ -240,7 +240,8 @@ class Run {
   }
 }
 
-function configOf({ condition, dropPolicy }: OwnPolicy, { workload, gpus, margins, shards = 1, modelPolicies }: OwnOptions, slotShift: number): SchedulerConfig {
+/** The configuration of a run in virtual time. */
+export function configOf({ condition, dropPolicy }: OwnPolicy, { workload, gpus, margins, shards = 1, modelPolicies }: Pick<OwnOptions, 'workload' | 'gpus' | 'margins' | 'shards' | 'modelPolicies'>, slotShift: number): SchedulerConfig {
   return virtualConfig({
     profiles: workload.models.map((model) => model.profile.ns),
     models: workload.models.map((model, profile) => ({

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import type { AutoscaleMinute, AutoscaleReport } from '#rubato/cli/autoscale.js';
 import type { GoodputReport } from '#rubato/cli/goodput.js';
 import type { PlanReport } from '#rubato/cli/plan.js';
 import type { SimulateReport } from '#rubato/cli/simulate.js';
@@ -180,6 +181,20 @@ describe('a run in virtual time', { concurrency: 2 }, () => {
     checkPage('plan.html', 'fluid bound', 'GPUs needed');
   });
 
+  test('autoscale follows the advice through a day, as JSON, page and table', async () => {
+    const text = await ran(['autoscale', '--workload', 'r50', '--gpus', '2', '--load', '0.5', '--minute', '20ms', '--startup', '0ms', '--epoch', '200ms', '--seconds', '1', '--warmup', '1', '--most-gpus', '3', '--json', 'day.json', '--plot', 'day.html']);
+    assert.match(text, /^GPU-hours +\d/m);
+    const report = JSON.parse(readFileSync(join(folder, 'day.json'), 'utf8')) as AutoscaleReport;
+    const [policy] = report.policies;
+    const { minutes } = policy!;
+    const sum = (of: (minute: AutoscaleMinute) => number): number => minutes.reduce((total, minute) => total + of(minute), 0);
+    assert.deepEqual([report.minuteSeconds, report.startupSeconds, report.epochSeconds, report.hysteresis, minutes.length], [0.02, 0, 0.2, 3, 1440]);
+    assert.ok(Math.abs(policy!.gpuHours - sum(({ gpus }) => gpus) / 60) < 1e-6 && Math.abs(policy!.oracleGpuHours - sum(({ oracleGpus }) => oracleGpus) / 60) < 1e-6);
+    assert.ok(minutes.every(({ gpus, wanted, oracleGpus }) => gpus >= 1 && gpus <= 3 && wanted >= 1 && oracleGpus >= 1 && oracleGpus <= 2));
+    assert.ok(Math.max(...minutes.map(({ rate }) => rate)) === report.peakRate && policy!.good > 0.9 * policy!.offered);
+    checkPage('day.html', 'GPUs: adaptive+adaptive', 'oracle', '12 h');
+  });
+
   test('a name from a file cannot break out of the page, and more GPUs than columns are drawn together', async () => {
     const file = write('named.json', { name: '<b>"&', gpus: 600, models: [{ name: '</svg>', alphaUs: 100, betaUs: 900, sloMs: 20 }] });
     await ran(['simulate', '--workload', file, '--rate', '1000', '--seconds', '0.2', '--plot', 'named.html']);
@@ -226,6 +241,9 @@ describe('bad input ends with code 1 and one line that says what is wrong:', { c
     ['a trace without arrivals', simulate('--trace', noArrivals), /no-arrivals\.csv: has a header row only/],
     ['a wrong delay', simulate('--control', 'soon'), /--control: got "soon", must be a duration >= 0/],
     ['more than any number of GPUs could carry', ['plan', '--workload', 'r50', '--rate', '1e8'], /got 100000000, 4096 GPUs can run at most \d+ requests\/s/],
+    ['a day of a rival', ['autoscale', '--workload', 'r50', '--policy', 'eager'], /--policy: got "eager", must be one of our own: frontrun\+window, /],
+    ['a minute of no time', ['autoscale', '--workload', 'r50', '--minute', '0ms'], /--minute: got "0ms", must be a duration > 0/],
+    ['fewer GPUs than the day begins with', ['autoscale', '--workload', 'r50', '--most-gpus', '1'], /--most-gpus: got 1, the day begins with 2/],
     ['a page that cannot be written', simulate('--plot', join('no-folder', 'page.html')), /--plot: cannot write no-folder.page\.html: .*no such file/],
     ['two outputs for one screen', simulate('--json', '-', '--plot', '-'), /--plot: got -, but --json has standard output already/],
   ];

@@ -20,7 +20,7 @@ const WHOLE: Case[] = [
   ['no models', { devices: [EMULATED] }, 'models', /^is missing, must be an array$/],
   ['an empty list of models', { models: [], devices: [EMULATED] }, 'models', /^is empty, must have at least 1$/],
   ['a model without a list', { models: MODEL, devices: [EMULATED] }, 'models', /^got an object, must be an array$/],
-  ['an option that does not exist', option({ maxInflight: 5 }), 'maxInflight', /^unknown option, allowed are models, devices, maxInFlight, maxClients, .*, waiting, margins, record$/],
+  ['an option that does not exist', option({ maxInflight: 5 }), 'maxInflight', /^unknown option, allowed are models, devices, maxInFlight, maxClients, .*, waiting, margins, record, advice$/],
   ['too few requests in flight', option({ maxInFlight: 0 }), 'maxInFlight', /^got 0, must be at least 32$/],
   ['too many requests in flight', option({ maxInFlight: 1e9 }), 'maxInFlight', /^got 1000000000, must be at most 4194304$/],
   ['a recording without a name', option({ record: '' }), 'record', /^got "", must be the name of a file, or \{ file, maxBytes \}$/],
@@ -36,6 +36,10 @@ const WHOLE: Case[] = [
   ['margins that are no object', option({ margins: 5 }), 'margins', /^got 5, must be an object$/],
   ['an unknown margin', option({ margins: { delay: 1 } }), 'margins.delay', /^unknown option, allowed are control, transfer, response, jitter$/],
   ['a negative margin', option({ margins: { control: -1 } }), 'margins.control', /^got -1, must be a duration >= 0 such as "25ms"/],
+  ['an unknown word of the advice', option({ advice: { period: 1 } }), 'advice.period', /^unknown option, allowed are epoch, hysteresis$/],
+  ['an epoch that is too short', option({ advice: { epoch: '99ms' } }), 'advice.epoch', /^got "99ms", must be from 100 ms to 1 h$/],
+  ['an epoch that is no duration', option({ advice: { epoch: 'often' } }), 'advice.epoch', /^got "often", must be a duration/],
+  ['a hysteresis of no epoch', option({ advice: { hysteresis: 0 } }), 'advice.hysteresis', /^got 0, must be/],
   ['a margin that is no duration', option({ margins: { jitter: 'some' } }), 'margins.jitter', /^got "some", must be a duration >= 0/],
   ['a margin of NaN', option({ margins: { response: NaN } }), 'margins.response', /^got NaN, must be a duration/],
   ['a margin of the wrong type', option({ margins: { transfer: true } }), 'margins.transfer', /^got true, must be a duration/],
@@ -159,6 +163,11 @@ describe('options that are right', () => {
     const { executes, config } = resolveOptions({ models: [MODEL], devices: [{ ...EMULATED, count: 2 }, { kind: 'callback', execute, count: 2 }, EMULATED] });
     assert.deepEqual(executes, [null, null, execute, execute, null]);
     assert.deepEqual(config.gpus.map(({ host }) => host), [0, 0, 1, 1, 0]);
+  });
+
+  test('say how often the GPUs that are wanted are counted', () => {
+    assert.deepEqual(resolveOptions(option({})).config.advice, { epochNs: 1e9, hysteresis: 3 });
+    assert.deepEqual(resolveOptions(option({ advice: { epoch: '500ms', hysteresis: 5 } })).config.advice, { epochNs: 5e8, hysteresis: 5 });
   });
 
   test('leave a margin that is given as it is', () => {

@@ -51,6 +51,11 @@ describe('the guide', () => {
     assert.match(stdout, / recorded +baseline +what if\n/);
   });
 
+  test('its pool follows the advice down to one device', { timeout: 60_000 }, async () => {
+    const gone = (await run(program('// autoscale.mjs', 'autoscale.mjs'))).trim().split('\n');
+    assert.deepEqual(gone.sort(), ['1 is gone', '2 is gone', '3 is gone']);
+  });
+
   test('its worker gets its result, and both threads end', { timeout: 60_000 }, async () => {
     program('// worker.mjs', 'worker.mjs');
     assert.equal(await run(program('// main.mjs', 'main.mjs')), '42\n');

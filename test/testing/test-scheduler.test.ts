@@ -663,3 +663,29 @@ test('it is a Scheduler to the program that is tested, with the types of its opt
   await assert.rejects(wrong, ClosedError);
   assert.equal(scheduler.topology.threads, 1);
 });
+
+describe('the GPUs that are wanted', () => {
+  const pool = { ...small, models: [model], devices: [{ kind: 'emulated', count: 4 }], advice: { epoch: '500ms', hysteresis: 2 } } as const;
+
+  test('are told with the evidence: fewer when nothing comes, more when too much does', async () => {
+    const scheduler = await createTestScheduler(pool);
+    assert.deepEqual([scheduler.stats().gpusWanted.wanted, scheduler.stats().gpusWanted.reason], [4, 'starting']);
+    for (let epoch = 0; epoch < 4; epoch++) await scheduler.advance('500ms');
+    const idle = scheduler.stats().gpusWanted;
+    assert.deepEqual([idle.wanted, idle.reason, idle.evidence.idleGpus, idle.evidence.usedGpus], [1, 'idle', 4, 0]);
+    for (const gpu of [3, 2, 1]) await scheduler.removeDevice(gpu);
+    // 2 requests per ms; in batches of 8, which take 13 ms, that keeps 3.25 GPUs busy.
+    const ended: Promise<unknown>[] = [];
+    for (let ms = 0; ms < 1000; ms++) {
+      ended.push(scheduler.submit('m', ms).catch(() => {}), scheduler.submit('m', ms).catch(() => {}));
+      await scheduler.advance('1ms');
+    }
+    const busy = scheduler.stats().gpusWanted;
+    assert.ok(busy.wanted >= 4 && (busy.reason === 'load' || busy.reason === 'missed'), JSON.stringify(busy));
+    assert.deepEqual([busy.evidence.gpus, busy.evidence.usedGpus, busy.evidence.epochSeconds], [1, 1, 0.5]);
+    assert.ok(busy.evidence.missedRate > 0.5 && busy.evidence.busyGpus > 0.9 && Math.abs(busy.evidence.offeredPerSecond - 2000) < 50, JSON.stringify(busy));
+    await scheduler.runUntilIdle();
+    await Promise.all(ended);
+    await scheduler.close();
+  });
+});
