@@ -8,7 +8,7 @@ export const ADDON_FILE = 'rubato_cuda.node';
 
 /** Modification time, in ms, of the addon's newest source. */
 export function addonSourcesMs() {
-  const sources = filesBelow('native/cuda').filter((file) => !file.startsWith('build/'));
+  const sources = filesBelow('native/cuda').filter((file) => !file.includes('/')); // kernels and the fake driver are no part of it
   return Math.max(...sources.map((file) => modifiedMs(join(root, 'native/cuda', file))));
 }
 

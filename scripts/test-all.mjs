@@ -16,6 +16,7 @@ const steps = [
   ['lint', () => must('npm', ['run', '--silent', 'lint', '--', '--no-error-on-unmatched-pattern'])],
   ['reference', checkReference],
   ['long tests', () => node([join(root, 'scripts/test.mjs'), '--long'])],
+  ['stream manager under sanitizers', () => ['address', 'thread'].forEach((mode) => node([join(root, 'scripts/native-stress.mjs'), mode, '5']))],
   ['benchmark smoke', () => node([join(root, 'bin/rubato'), 'bench', 'throughput', '--seconds', '1'])],
   ['package', checkPackage],
 ];

@@ -1,10 +1,13 @@
-// The JavaScript face of rubato's native part. It keeps no state of its own, so any number of workers may load it, each
-// with its own exports. src/devices/cuda/native.ts has the same interface in types.
+// The JavaScript face of rubato's native part. Any number of workers may load it, each with its own exports; what they share
+// are the devices of the process (cuda_face.cc). src/devices/cuda/native.ts has the same interface in types.
 
 #include <napi.h>
 
 #include <cmath>
 
+#if defined(__linux__)
+#include "cuda_face.h"
+#endif
 #include "driver_probe.h"
 #include "timer_slack.h"
 
@@ -67,6 +70,9 @@ Napi::Value SetTimerSlackNs(const Napi::CallbackInfo& info) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("probeCuda", Napi::Function::New(env, ProbeCuda, "probeCuda"));
   exports.Set("setTimerSlackNs", Napi::Function::New(env, SetTimerSlackNs, "setTimerSlackNs"));
+#if defined(__linux__)
+  rubato::exportCuda(env, exports);
+#endif
   return exports;
 }
 

@@ -11,7 +11,10 @@
       ],
       "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden"],
       "conditions": [
-        ["OS=='linux'", { "cflags_cc": ["-include glibc_floor.h"], "libraries": ["-ldl"] }],
+        ["OS=='linux'", {
+          "sources": ["attachment.cc", "cuda_face.cc", "driver.cc", "futex.cc", "glibc_floor.cc", "gpu.cc", "gpu_batches.cc", "model.cc", "read_options.cc"],
+          "cflags_cc": ["-include glibc_floor.h"], "libraries": ["-ldl", "-pthread"]
+        }],
         ["OS=='mac'", {
           "xcode_settings": {
             "CLANG_CXX_LANGUAGE_STANDARD": "c++17",

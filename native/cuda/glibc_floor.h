@@ -19,3 +19,12 @@ __asm__(".symver dlsym, dlsym@" RUBATO_OLD_GLIBC);
 __asm__(".symver dlclose, dlclose@" RUBATO_OLD_GLIBC);
 __asm__(".symver dlerror, dlerror@" RUBATO_OLD_GLIBC);
 #endif
+
+// What a newer libstdc++ asks for in its headers and an older one, or its glibc, lacks: glibc_floor.cc has our own. (And
+// std::make_shared asks for a new symbol where there is no RTTI: shared_ptr(new T) does not.)
+#if defined(__GLIBC__) && defined(__cplusplus)
+extern "C" __attribute__((visibility("hidden"))) char __libc_single_threaded;
+namespace std {
+__attribute__((visibility("hidden"))) void __throw_bad_array_new_length() __attribute__((noreturn));
+}
+#endif

@@ -4,7 +4,7 @@
  */
 import { availableParallelism, cpus } from 'node:os';
 
-import { loadNative, type CudaProbe, type NativeAddon } from '../devices/cuda/native.js';
+import { cudaLibrary, loadNative, type CudaProbe, type NativeAddon } from '../devices/cuda/native.js';
 import { LatencyProfile } from '../model/latency-profile.js';
 import { cpuQuota, type CpuQuota } from '../scheduler/cpu-quota.js';
 import { chooseTopology, poolCapacityPerSecond, type ProfiledModel, type Topology, usableCores } from '../scheduler/topology.js';
@@ -87,7 +87,7 @@ export function doctor(): DoctorReport {
       usableCores: usableCores(cores, quota),
     },
     addon: { loaded: native !== null, reason },
-    cuda: native?.probeCuda() ?? {
+    cuda: native?.probeCuda(cudaLibrary()) ?? {
       available: false,
       reason: 'not looked for: it takes the native addon',
       driverVersion: null,

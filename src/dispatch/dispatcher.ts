@@ -17,7 +17,7 @@ import { RingReader, RingWriter, type RingPlace, unreadRecords } from '../ringbu
 import { DelayMeter } from '../protocol/delay-meter.js';
 import type { Observer } from '../protocol/observer.js';
 import { WANT_ADAPTIVE } from '../protocol/config.js';
-import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, DEVICE_DONE, GRANT, GRANT_EARLY, ISSUE } from '../protocol/records.js';
+import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, DEVICE_DONE, GRANT, GRANT_EARLY, ISSUE, STATUS_LOST } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
 import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
@@ -463,6 +463,7 @@ export class DispatcherRole implements Role {
     pool.cells[POOL_START] = start;
     pool.cells[POOL_END] = end;
     pool.ended(gpu);
+    if (from.i32[at + DEVICE_DONE_STATUS] === STATUS_LOST) pool.setActive(gpu, false);
     this.#noteGpu(gpu);
     this.#histograms.record(HISTOGRAM.lateness * this.#models + model, start - pool.cells[POOL_PLANNED]!);
 

@@ -36,7 +36,8 @@ export interface ModelConfig {
 /** Which thread runs a GPU's batches. */
 export const HOST_EMULATED = 0;
 export const HOST_CALLBACK = 1;
-export const DEVICE_HOSTS = 2;
+export const HOST_CUDA = 2;
+export const DEVICE_HOSTS = 3;
 
 export interface GpuConfig {
   readonly host: number;

@@ -109,3 +109,5 @@ export const BATCH_DONE = defineRecord('batch done', { row: 'i32', model: 'i32',
 
 export const STATUS_OK = 0;
 export const STATUS_FAILED = 1;
+/** Failed, and its GPU is gone for good. */
+export const STATUS_LOST = 2;

@@ -434,7 +434,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
         pending.reject(new InfeasibleError(name, sloNs, this.port.aloneNs(number)));
         return;
       case OUTCOME.failed:
-        pending.reject(output instanceof DeviceError ? output : new DeviceError(name, completion.gpu, `the device failed a batch of ${completion.batchSize}`));
+        pending.reject(output instanceof DeviceError ? output : new DeviceError(name, completion.gpu, this.#describeFailure(completion)));
         return;
       case OUTCOME.closed:
         pending.reject(this.closedBeforeItRan(pending.model));
@@ -442,6 +442,16 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
       case OUTCOME.cancelled:
         pending.reject(new DOMException('The request was cancelled', 'AbortError'));
     }
+  }
+
+  #describeFailure({ gpu, batchSize }: Completion): string {
+    const said = this.failureAt(gpu);
+    return `the device failed a batch of ${batchSize}${said === null ? '' : `: ${said}`}`;
+  }
+
+  /** What a device said last, where that is known on this thread. @internal */
+  protected failureAt(_gpu: number): string | null {
+    return null;
   }
 
   /** @internal */

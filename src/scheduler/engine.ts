@@ -22,6 +22,8 @@ export interface EngineOptions {
   readonly arenaBytes?: number;
   /** A thread has died and another has taken over. */
   readonly onReplaced?: (thread: ThreadStats) => void;
+  /** Begins to open its CUDA devices; returns what the dispatch thread names them by, null without any. */
+  readonly openCuda?: (memory: SharedMemory) => number | null;
   /** A thread has died and cannot be replaced: nothing will end any more. Called once. */
   readonly onDeath: (reason: RubatoError) => void;
 }
@@ -62,11 +64,12 @@ export class Engine implements RoleHost {
     }
     const threads = schedulerThreads(config);
     this.memory = allocateSharedMemory(config, options.arenaBytes);
+    const cuda = options.openCuda?.(this.memory) ?? null;
     this.clock = new SystemClock(config.origin);
     this.specs = new SpecTable(this.memory, true);
     this.#i32 = new Int32Array(this.memory.buffer);
     this.#hosts = Array.from({ length: threads }, (_, thread) => {
-      const task: SchedulerTask = { memory: this.memory, thread, waiting };
+      const task: SchedulerTask = { memory: this.memory, thread, waiting, cuda };
       return new HostThread({
         name: threads === 1 ? 'the scheduler thread' : thread === 0 ? 'the dispatch thread' : `the thread of shard ${thread - 1}`,
         filename: worker.href,

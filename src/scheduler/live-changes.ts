@@ -31,6 +31,7 @@ export class LiveChanges {
   /** Numbers that were in use, the one that is free longest first. Others have never been. */
   readonly #freed: number[] = [];
   #firstUnused: number;
+  readonly #hasCuda: boolean;
   /** Whether a name is being added. */
   readonly #coming = new Set<string>();
   #last: Promise<unknown> = Promise.resolve();
@@ -43,6 +44,7 @@ export class LiveChanges {
     this.#f64 = new Float64Array(engine.memory.buffer, 0, engine.memory.buffer.byteLength >> 3);
     options.models.forEach((model, number) => this.#models.set(number, model));
     this.#firstUnused = options.models.length;
+    this.#hasCuda = options.cuda.length > 0;
   }
 
   /** The scheduler is gone: whatever is waited for will not come. */
@@ -72,6 +74,7 @@ export class LiveChanges {
   // ---------------------------------------------------------------- models
 
   async addModel(given: unknown, isTaken: (name: string) => boolean): Promise<AddedModel> {
+    if (this.#hasCuda) throw new InvalidOptionError('model', 'CUDA devices load their models at the start; put it into the options of createScheduler');
     const model = this.#resolve(given, 'model');
     const { name } = model.config;
     if (isTaken(name) || this.#coming.has(name)) throw new InvalidOptionError('model.name', `got '${name}', which is the name of another model already`);
@@ -230,6 +233,7 @@ export class LiveChanges {
 
   async addDevice(given: unknown, host: (gpu: number, execute: ExecuteBatch<unknown, unknown> | null) => void): Promise<number[]> {
     const devices = resolveDevice(given, 'device');
+    if (devices[0]!.cuda !== null) throw new InvalidOptionError('device.kind', "a device of kind 'cuda' must be there at the start; put it into the options of createScheduler");
     return this.#inTurn(async () => {
       const { specs, memory } = this.#engine;
       const free = Array.from({ length: memory.limits.gpus }, (_, gpu) => gpu).filter((gpu) => specs.gpuState(gpu) === GPU_NONE && specs.canBe(gpu, devices[0]!.gpu.host));

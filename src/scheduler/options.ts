@@ -5,6 +5,8 @@
 import { z } from 'zod';
 import { clockOrigin } from '../clock/clock.js';
 import { type Batch, type ExecuteBatch } from '../devices/callback.js';
+import type { CudaDeviceSpec, DeviceLostError } from '../devices/cuda/attachment.js';
+import { type CudaModel, readCudaModel } from '../devices/cuda/model-file.js';
 import { describeValue, type Duration, formatDurationNs, parseDurationNs, parsePositiveDurationNs } from '../model/duration.js';
 import { InvalidOptionError } from '../model/errors.js';
 import { LatencyProfile } from '../model/latency-profile.js';
@@ -17,6 +19,7 @@ import {
   type DropPolicy,
   type GpuConfig,
   HOST_CALLBACK,
+  HOST_CUDA,
   HOST_EMULATED,
   type Margins,
   type ModelConfig,
@@ -51,6 +54,8 @@ export interface ModelOptions extends TypedModelOptions {
   onLate?: 'deliver' | 'reject';
   /** Requests that may wait; one more ends as `queue-full`. Default: all that may be in flight. */
   maxQueue?: number;
+  /** For CUDA devices: the folder of its `model.json`, kernels and weights. Its tensors must be the ones declared here. */
+  cuda?: string;
   /** Requests per second that are expected, to spread models over shards. Default: what one GPU could do. */
   expectedRate?: number;
 }
@@ -80,7 +85,14 @@ export interface CallbackDeviceOptions<I, O> {
   count?: number;
 }
 
-export type DeviceOptions<I, O> = EmulatedDeviceOptions | CallbackDeviceOptions<I, O>;
+/** A GPU of this machine. Every model of a scheduler that has one needs its folder, `cuda`. */
+export interface CudaDeviceOptions {
+  kind: 'cuda';
+  /** The CUDA driver's number of it, default 0. */
+  gpu?: number;
+}
+
+export type DeviceOptions<I, O> = EmulatedDeviceOptions | CallbackDeviceOptions<I, O> | CudaDeviceOptions;
 
 /** The delays that windows keep clear (ALGORITHM 1.1). Each left out is measured while running. */
 export interface MarginOptions {
@@ -127,6 +139,10 @@ export interface SchedulerOptions<I = unknown, O = unknown, M extends readonly M
   /** Writes every accepted request's arrival into this file, to be replayed by `rubato simulate --trace` (guide, “Record and replay”). */
   record?: string | RecordOptions;
   advice?: AdviceOptions;
+  /** How long after its expected end a batch on a CUDA device may go on before the device is given up; default 2s. */
+  cudaGrace?: Duration;
+  /** A CUDA device was lost for the life of the process, and has left the pool. Default: a warning of the process. */
+  onDeviceLost?: (error: DeviceLostError) => void;
 }
 
 const duration = z.union([z.string(), z.number()]);
@@ -144,6 +160,7 @@ const modelSchema = z.strictObject({
   inputs: z.unknown().optional(),
   outputs: z.unknown().optional(),
   value: z.custom(isValueTypes).optional(),
+  cuda: z.string().min(1).optional(),
   expectedRate: z.number().positive().optional(),
 });
 
@@ -162,7 +179,9 @@ const callbackSchema = z.strictObject({
   count: count(1024).optional(),
 });
 
-const deviceSchema = z.discriminatedUnion('kind', [emulatedSchema, callbackSchema]);
+const cudaSchema = z.strictObject({ kind: z.literal('cuda'), gpu: z.int().min(0).max(1023).optional() });
+
+const deviceSchema = z.discriminatedUnion('kind', [emulatedSchema, callbackSchema, cudaSchema]);
 
 const recordSchema = z.strictObject({ file: z.string().min(1), maxBytes: z.int().min(1).optional() });
 
@@ -181,6 +200,8 @@ const schema = z.strictObject({
   margins: z.strictObject({ control: duration.optional(), transfer: duration.optional(), response: duration.optional(), jitter: duration.optional() }).optional(),
   record: z.unknown().optional(),
   advice: z.strictObject({ epoch: duration.optional(), hysteresis: count(1000).optional() }).optional(),
+  cudaGrace: duration.optional(),
+  onDeviceLost: z.custom<(error: DeviceLostError) => void>((value) => typeof value === 'function').optional(),
 });
 
 /** One model as its options say it, checked and in numbers. */
@@ -191,6 +212,8 @@ export interface ResolvedModel {
   readonly profile: Float64Array;
   readonly layout: CellLayout | null;
   readonly rejectLate: boolean;
+  /** For CUDA devices; null when it has no folder for them. */
+  readonly cuda: CudaModel | null;
   /** Requests per second it is reckoned at. */
   readonly load: number;
   /** As it was given: what an update starts from. */
@@ -201,6 +224,8 @@ export interface ResolvedDevice {
   readonly gpu: GpuConfig;
   /** Its callback, null for an emulated one. */
   readonly execute: ExecuteBatch<unknown, unknown> | null;
+  /** The driver's number of a CUDA device, null for any other. */
+  readonly cuda: number | null;
 }
 
 /** What the threads need, and what stays with the thread that made the scheduler. */
@@ -214,6 +239,9 @@ export interface ResolvedOptions {
   readonly models: readonly ResolvedModel[];
   /** By GPU: its callback, null for an emulated one. */
   readonly executes: readonly (ExecuteBatch<unknown, unknown> | null)[];
+  readonly cuda: readonly CudaDeviceSpec[];
+  readonly cudaGraceNs: number;
+  readonly onDeviceLost: ((error: DeviceLostError) => void) | null;
 }
 
 /** Checks the options and fills in defaults. Throws `InvalidOptionError` for the first thing that is wrong. */
@@ -225,6 +253,7 @@ export function resolveOptions(options: unknown, cores = usableCores()): Resolve
   const devices = given.devices.flatMap((device) => resolveDevice(device));
   const gpus = devices.map((device) => device.gpu);
   if (gpus.length > MAX_GPUS) throw new InvalidOptionError('devices', `got ${gpus.length} GPUs in all, at most ${MAX_GPUS} are possible`);
+  const cuda = cudaDevicesOf(devices, resolved, given.devices.flatMap(({ kind }, i) => (kind === 'cuda' ? [`devices[${i}].gpu`] : [])));
   const limits = {
     maxModels: atLeast(given.maxModels, models.length, 64, 'maxModels', 'models'),
     maxGpus: atLeast(given.maxDevices, gpus.length, 64, 'maxDevices', 'GPUs'),
@@ -254,6 +283,9 @@ export function resolveOptions(options: unknown, cores = usableCores()): Resolve
     record: given.record === undefined ? null : resolveRecord(given.record),
     models: resolved,
     executes: devices.map((device) => device.execute),
+    cuda,
+    cudaGraceNs: parsePositiveDurationNs(given.cudaGrace ?? '2s', 'cudaGrace'),
+    onDeviceLost: given.onDeviceLost ?? null,
   };
 }
 
@@ -276,14 +308,30 @@ export function resolveDevice(given: unknown, path = ''): ResolvedDevice[] {
   const device = path === '' ? (given as z.output<typeof deviceSchema>) : parse(deviceSchema, given, path);
   const emulated = device.kind === 'emulated' ? device : null;
   const gpu: GpuConfig = {
-    host: emulated === null ? HOST_CALLBACK : HOST_EMULATED,
+    host: device.kind === 'emulated' ? HOST_EMULATED : device.kind === 'cuda' ? HOST_CUDA : HOST_CALLBACK,
     slowdown: emulated?.slowdown ?? 1,
     jitter: emulated?.jitter ?? 0,
     failureRate: emulated?.failureRate ?? 0,
     seed: emulated?.seed ?? 1,
   };
   const execute = device.kind === 'callback' ? device.execute : null;
-  return Array.from({ length: device.count ?? 1 }, () => ({ gpu, execute }));
+  if (device.kind === 'cuda') return [{ gpu, execute, cuda: device.gpu ?? 0 }];
+  return Array.from({ length: device.count ?? 1 }, () => ({ gpu, execute, cuda: null }));
+}
+
+/** Every device runs every model: with a CUDA device among them, all need what it runs. */
+function cudaDevicesOf(devices: readonly ResolvedDevice[], models: readonly ResolvedModel[], paths: readonly string[]): CudaDeviceSpec[] {
+  const rows = devices.flatMap(({ cuda: gpu }, row) => (gpu === null ? [] : [{ gpu, row }]));
+  const cuda = rows.map((device, i) => ({ ...device, path: paths[i]! }));
+  if (cuda.length === 0) return cuda;
+  cuda.forEach(({ gpu, path }, i) => {
+    const twin = cuda.findIndex((other) => other.gpu === gpu);
+    if (twin !== i) throw new InvalidOptionError(path, `got ${gpu}, which is ${cuda[twin]!.path} already`);
+  });
+  models.forEach((model, i) => {
+    if (model.cuda === null) throw new InvalidOptionError(`models[${i}].cuda`, `is missing; with a device of kind 'cuda' every model needs the folder of its model.json`);
+  });
+  return cuda;
 }
 
 const MEMORY_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };
@@ -352,7 +400,7 @@ function describeIssue(issue: z.core.$ZodRawIssue): string | undefined {
     case 'too_big':
       return issue.origin === 'array' ? `has too many entries, at most ${issue.maximum} are possible` : `${got}, must be at most ${issue.maximum}`;
     case 'invalid_union':
-      return issue.discriminator === undefined ? `${got}, must be a duration such as '25ms' or a number of milliseconds` : `got ${describeValue((issue.input as { kind?: unknown }).kind)}, must be 'emulated' or 'callback'`;
+      return issue.discriminator === undefined ? `${got}, must be a duration such as '25ms' or a number of milliseconds` : `got ${describeValue((issue.input as { kind?: unknown }).kind)}, must be 'emulated', 'callback' or 'cuda'`;
     case 'custom':
       return issue.path?.at(-1) === 'value' ? `${got}, must be what value() gives` : `${got}, must be a function`;
     default:
@@ -395,6 +443,7 @@ function resolveChecked(model: z.output<typeof modelSchema>, path: string, maxIn
   const maxBatch = model.maxBatch ?? profile.maxBatch;
   const ns = profile.ns.slice(0, maxBatch + 2);
   ns[maxBatch + 1] = Infinity;
+  const layout = resolveLayout(model.inputs, model.outputs, path);
   return {
     config: {
       name: model.name,
@@ -406,7 +455,8 @@ function resolveChecked(model: z.output<typeof modelSchema>, path: string, maxIn
       maxQueue: model.maxQueue ?? maxInFlight,
     },
     profile: ns,
-    layout: resolveLayout(model.inputs, model.outputs, path),
+    layout,
+    cuda: model.cuda === undefined ? null : readCudaModel(model.name, model.cuda, layout, maxBatch),
     rejectLate: model.onLate === 'reject',
     load: model.expectedRate ?? expectedLoad(ns, maxBatch, sloNs),
     given: model,

@@ -6,10 +6,13 @@
  */
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { CallbackDevice, type ExecuteBatch } from '../devices/callback.js';
+import { CudaAttachment } from '../devices/cuda/attachment.js';
+import { loadCudaStreams } from '../devices/cuda/native.js';
 import type { RubatoError } from '../model/errors.js';
 import { ClientPort } from '../protocol/client-port.js';
 import { HOST_CALLBACK } from '../protocol/config.js';
 import { type CountedModel, StatsReader } from '../protocol/stats.js';
+import { useFutex } from '../ringbuf/doorbell.js';
 import { Client } from './client.js';
 import { ModelDirectory, type ModelEntry } from './directory.js';
 import { Engine, type RoleHost } from './engine.js';
@@ -57,6 +60,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   /** By GPU: its callback, null for an emulated one. */
   readonly #executes: (ExecuteBatch<unknown, unknown> | null)[];
   #device: CallbackDevice | null = null;
+  #cuda: CudaAttachment | null = null;
   #closed: Promise<void> | null = null;
   #stopped = false;
   #death: RubatoError | null = null;
@@ -79,18 +83,50 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   static async start<T extends SchedulerTypes>(options: ResolvedOptions): Promise<Scheduler<T>> {
     let scheduler: Scheduler<T> | null = null;
     const recording = options.record === null ? null : openRecording(options.record);
-    const engine = await Engine.start(options.config, {
+    const cuda: { attachment: CudaAttachment | null } = { attachment: null };
+    const start = Engine.start(options.config, {
       waiting: options.topology.waiting,
       arenaBytes: options.arenaBytes,
+      openCuda: (memory) => {
+        if (options.cuda.length === 0) return null;
+        cuda.attachment = new CudaAttachment(memory, options.cuda, options.models.map((model) => model.cuda), options.cudaGraceNs);
+        return cuda.attachment.number;
+      },
       onReplaced: ({ name, lastDeath, lastRecoveryMs }) =>
         process.emitWarning(`${name} has ended unexpectedly: ${lastDeath}; another took over after ${lastRecoveryMs!.toFixed(0)} ms`, { code: 'RUBATO_THREAD_REPLACED' }),
       onDeath: (reason) => {
         if (scheduler !== null) scheduler.#die(reason);
       },
     });
+    let engine: Engine | null = null;
+    try {
+      engine = await start;
+      await cuda.attachment?.ready();
+    } catch (error) {
+      await engine?.stop();
+      await cuda.attachment?.close();
+      throw error;
+    }
     scheduler = new Scheduler<T>(engine, options, recording);
+    if (cuda.attachment !== null) scheduler.#useCuda(cuda.attachment);
     void scheduler.pump();
     return scheduler;
+  }
+
+  #useCuda(attachment: CudaAttachment): void {
+    useFutex(loadCudaStreams()); // this thread rings the dispatch thread, which may sleep in it
+    this.#cuda = attachment;
+    attachment.watch((error) => {
+      // The dispatcher has let go of it already; this is for the statistics and for `removeDevice`.
+      this.#changes.removeDevice(error.gpu, false).catch(() => {});
+      if (this.#options.onDeviceLost !== null) this.#options.onDeviceLost(error);
+      else process.emitWarning(error);
+    });
+  }
+
+  /** @internal */
+  protected override failureAt(gpu: number): string | null {
+    return this.#cuda?.fault(gpu) ?? null;
   }
 
   #callbackDevice(): CallbackDevice {
@@ -278,6 +314,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
 
   async #stop(reason: RubatoError): Promise<void> {
     await this.#engine.stop();
+    await this.#cuda?.close();
     this.#stopped = true;
     this.#changes.stop(reason);
     this.#regions.stop();

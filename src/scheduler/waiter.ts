@@ -14,6 +14,8 @@ export type WaitingStrategy = (typeof WAITING_STRATEGIES)[number];
 const SPIN_NS = 50e3;
 /** A park ends at the latest then, so that the heartbeat beats and a stop is seen: 0.1 % of a core. */
 const LONGEST_PARK_NS = 100e6;
+/** As long as the doorbell sleeps in the futex at a time. */
+const LONGEST_NATIVE_PARK_NS = 1e6;
 /** How much earlier than its next event a thread wakes, to spin the rest: bounded, because spinning costs. */
 const LEAST_EARLY_NS = 5e3;
 const MOST_EARLY_NS = 100e3;
@@ -46,15 +48,19 @@ export class Waiter {
     return nowNs - this.#idleSinceNs >= SPIN_NS;
   }
 
-  /** Sleeps until somebody rings or the next own event is near. `Doorbell.prepare` has been called and every source looked at since. */
-  park(nextNs: number): void {
+  /**
+   * Sleeps until somebody rings or the next own event is near. `Doorbell.prepare` has been called and every source looked at since.
+   * `native`: it was `prepareNative`, and the sleep a short one.
+   */
+  park(nextNs: number, native = false): void {
     const before = this.#clock.nowNs();
-    const sleepNs = Math.min(nextNs - before - this.#error.estimateNs, LONGEST_PARK_NS);
+    const sleepNs = Math.min(nextNs - before - this.#error.estimateNs, native ? LONGEST_NATIVE_PARK_NS : LONGEST_PARK_NS);
     if (sleepNs <= 0) {
       this.#bell.cancel();
       return;
     }
-    this.#bell.park(sleepNs / 1e6);
+    if (native) this.#bell.parkNative(sleepNs / 1e6);
+    else this.#bell.park(sleepNs / 1e6);
     const after = this.#clock.nowNs();
     // A wake-up by the bell comes early and says nothing about the timer.
     if (after - before >= sleepNs) this.#error.add(after - before - sleepNs, after);

@@ -63,6 +63,7 @@ export class TestScheduler<T extends SchedulerTypes = AnyModels> extends Schedul
 
   /** @internal */
   static open<T extends SchedulerTypes>(resolved: ResolvedOptions): TestScheduler<T> {
+    if (resolved.cuda.length > 0) throw new InvalidOptionError('devices', "kind 'cuda' runs in real time; a test scheduler has emulated and callback devices");
     const { margins } = resolved.config;
     const engine = new VirtualEngine({
       ...resolved.config,

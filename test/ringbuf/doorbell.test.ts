@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import { DOORBELL_BYTES, Doorbell } from '#rubato/ringbuf/doorbell.js';
+import { DOORBELL_BYTES, Doorbell, useFutex } from '#rubato/ringbuf/doorbell.js';
 import { atomicsOf, explore, withAtomicsWatched, type Thread, type Trial } from './interleave.js';
 import type { Job } from './stress.worker.js';
 
@@ -224,6 +224,42 @@ function modelTrial(ringers: number, fault: Fault): Trial {
     check: () => assert.equal(bell.done, ringers),
   };
 }
+
+describe('a doorbell whose owner sleeps in the futex', () => {
+  const buffer = new SharedArrayBuffer(DOORBELL_BYTES);
+  const words = new Int32Array(buffer);
+  const bell = new Doorbell(buffer, 0);
+  const slept: [seen: number, ms: number][] = [];
+  let woken = 0;
+
+  it('cannot be woken at once by a thread that knows no futex, and sleeps no longer than it may', () => {
+    bell.prepareNative();
+    assert.deepEqual(atomicsOf(() => bell.ring()), ['load 0', 'compareExchange 0']);
+    assert.deepEqual([words[0], words[1]], [0, 1]);
+  });
+
+  it('wakes by a counter that has moved since it prepared, and not by Atomics.notify', () => {
+    useFutex({ futexWait: (_word, seen, ms) => slept.push([seen, ms]), futexWake: () => woken++ });
+    bell.prepareNative();
+    bell.ring();
+    bell.ring();
+    assert.equal(woken, 1);
+    bell.parkNative(500);
+    assert.notEqual(words[1], slept[0]![0], 'what it would sleep on is not what is there');
+    assert.equal(slept[0]![1], 1, 'a millisecond at most');
+    assert.equal(words[0], 0);
+  });
+
+  it('is told apart from one that sleeps in Atomics.wait', () => {
+    bell.prepare();
+    bell.ring();
+    assert.equal(woken, 1);
+  });
+
+  it('refuses a time-out of NaN', () => {
+    assert.throws(() => bell.parkNative(NaN), /time-out of NaN/);
+  });
+});
 
 describe('the protocol of the doorbell, in all interleavings of its steps,', () => {
   it('loses no wake-up of one ringer or of two', () => {

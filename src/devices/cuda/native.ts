@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
+import { RubatoError } from '../../model/errors.js';
 
 export interface CudaDevice {
   readonly index: number;
@@ -32,6 +33,26 @@ export interface NativeAddon {
    * (50 µs as a rule). False where the system does not offer it (other than Linux).
    */
   setTimerSlackNs(ns: number): boolean;
+  /** The stream manager; absent where there is no CUDA (other than Linux). */
+  readonly cudaOpen?: CudaStreams['cudaOpen'];
+}
+
+/** What the stream manager offers, and the futex that wakes threads that wait for it. */
+export interface CudaStreams {
+  /** Attaches a scheduler to devices; they load its models meanwhile. Throws TypeError for a field that is not as the addon knows it. */
+  cudaOpen(options: object): number;
+  /** A failure, or how far it is. Once it has said `closed` the number means nothing any more. */
+  cudaState(attachment: number): 'opening' | 'ready' | 'closing' | 'closed' | { readonly failure: string };
+  /** Takes what the dispatcher has issued; returns how many batches. Dispatch thread only. */
+  cudaTake(attachment: number): number;
+  /** Batches that were taken and whose end is not in the lane yet. */
+  cudaRunning(attachment: number): number;
+  cudaClose(attachment: number): void;
+  /** What went wrong last at a GPU; null when nothing has. */
+  cudaFault(attachment: number, gpu: number): { readonly what: string; readonly isLost: boolean } | null;
+  /** Sleeps while `word[0]` is `seen`, at most `ms`. */
+  futexWait(word: Int32Array, seen: number, ms: number): void;
+  futexWake(word: Int32Array): void;
 }
 
 export interface NativeLoad {
@@ -72,6 +93,24 @@ export function loadNative(host: NativeHost = thisHost()): NativeLoad {
   }
   if (failures.length > 0) return { native: null, reason: failures.join('; ') };
   return { native: null, reason: `the native addon is not built, and none is shipped for ${host.platform}-${host.arch} (docs/packaging.md says how to build it)` };
+}
+
+/** The stream manager of the addon. Throws where there is none. */
+export function loadCudaStreams(): CudaStreams {
+  const { native, reason } = loadNative();
+  if (native?.cudaOpen === undefined) throw new RubatoError('ERR_RUBATO_CUDA', native === null ? `CUDA devices take the native addon: ${reason}` : 'CUDA devices are supported on Linux only');
+  return native as unknown as CudaStreams;
+}
+
+/** The driver library: `RUBATO_CUDA_LIBRARY` (another driver, or a test's), or the usual one. */
+export function cudaLibrary(): string {
+  return process.env['RUBATO_CUDA_LIBRARY'] ?? 'libcuda.so.1';
+}
+
+/** What the CUDA driver of this machine says: its version, its GPUs, or why there are none. */
+export function cudaDevices(): CudaProbe {
+  const { native, reason } = loadNative();
+  return native?.probeCuda(cudaLibrary()) ?? { available: false, reason: `not looked for: ${reason}`, driverVersion: null, devices: [] };
 }
 
 function thisHost(): NativeHost {

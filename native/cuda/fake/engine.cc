@@ -1,0 +1,118 @@
+// Time on a fake device. Nothing runs by itself: whoever calls the driver does the work that has ended by then, in the
+// order of its ends, with the times at which it ended. So copies and kernels take effect as late as a real device may
+// let them, event times are exact, and no thread of the fake takes a core from what is tested.
+#include <cstring>
+#include <ctime>
+
+#include "fake.h"
+
+namespace fake {
+
+double nowNs() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
+
+bool isSticky(Status status) {
+  return status == 700 || status == 702 || (status >= 714 && status <= 719) || status == 721 || status == 810 || status == 911 || status == 226;
+}
+
+namespace {
+
+constexpr size_t kMostArgs = 32;
+
+void pointersOf(const Launch& launch, void** pointers) {
+  const size_t count = launch.kernel->argBytes.size();
+  for (size_t i = 0; i < count && i < kMostArgs; i += 1) pointers[i] = const_cast<unsigned char*>(launch.values.data()) + 8 * i;
+}
+
+double lengthOf(const Work& work) {
+  if (work.kind == Work::kCopy) return settings().copyNs + settings().copyNsPerByte * static_cast<double>(work.copy.bytes * work.copy.rows);
+  double ns = settings().launchNs;
+  void* args[kMostArgs];
+  for (const Launch& launch : work.graph->launches) {
+    pointersOf(launch, args);
+    ns += launch.kernel->ns(args, launch.grid);
+  }
+  return ns;
+}
+
+void begin(Work& work, double startNs) {
+  work.begun = true;
+  if (work.kind == Work::kGraph) {
+    for (const Launch& launch : work.graph->launches) {
+      const Status fault = kernelFault(launch.kernel->name);
+      if (fault != 0) work.fault = fault;
+    }
+  }
+  if (work.fault == kHang) work.hangsUntil = releases();
+  work.endNs = startNs + (work.kind == Work::kRecord ? 0 : lengthOf(work));
+}
+
+// When the first work of the stream will end; kNever while it waits for another stream.
+double nextEnd(Stream& stream) {
+  if (stream.queue.empty()) return kNever;
+  Work& work = stream.queue.front();
+  if (work.kind == Work::kWait) {
+    if (work.event->pending > 0) return kNever;
+    return work.event->atNs > stream.atNs ? work.event->atNs : stream.atNs;
+  }
+  if (!work.begun) begin(work, work.issuedNs > stream.atNs ? work.issuedNs : stream.atNs);
+  if (work.fault == kHang) {
+    if (work.hangsUntil == releases()) return kNever;
+    work.fault = 0;
+    work.endNs = nowNs();
+  }
+  return work.endNs;
+}
+
+void copy(const Copy& of) {
+  for (size_t row = 0; row < of.rows; row += 1) {
+    memcpy(static_cast<char*>(of.to) + row * of.toPitch, static_cast<const char*>(of.from) + row * of.fromPitch, of.bytes);
+  }
+}
+
+void finish(Stream& stream, double endNs) {
+  Work work = std::move(stream.queue.front());
+  stream.queue.pop_front();
+  stream.atNs = endNs;
+  if (work.kind == Work::kCopy) copy(work.copy);
+  if (work.kind == Work::kRecord) {
+    work.event->pending -= 1;
+    work.event->recorded = true;
+    work.event->atNs = endNs;
+    if (work.event->destroyed && work.event->pending == 0) delete work.event;
+  }
+  if (work.kind != Work::kGraph) return;
+  if (work.fault != 0) {
+    stream.device->error = work.fault;
+    return;
+  }
+  void* args[kMostArgs];
+  for (const Launch& launch : work.graph->launches) {
+    pointersOf(launch, args);
+    launch.kernel->run(args, launch.grid);
+  }
+}
+
+}  // namespace
+
+void advance(Device& device) {
+  const double now = nowNs();
+  while (device.error == 0) {
+    Stream* first = nullptr;
+    double firstNs = kNever;
+    for (Stream* stream : device.streams) {
+      const double ns = nextEnd(*stream);
+      if (ns < firstNs) {
+        first = stream;
+        firstNs = ns;
+      }
+    }
+    if (first == nullptr || firstNs > now) return;
+    finish(*first, firstNs);
+  }
+}
+
+}  // namespace fake

@@ -1,0 +1,186 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "driver.h"
+#include "event_clock.h"
+#include "lanes.h"
+#include "model.h"
+
+namespace rubato {
+
+class Attachment;
+
+// One batch that is to run, as the dispatcher has issued it.
+struct Plan {
+  IssueRecord issue;
+  double takenNs;  // on the scheduler's clock
+};
+
+// Plans of one scheduler for one device: single producer (the dispatch thread), single consumer (the device's thread).
+class PlanLane {
+ public:
+  static constexpr uint32_t kCapacity = 64;
+  bool push(const Plan& plan) {
+    const uint32_t head = head_.load(std::memory_order_relaxed);
+    if (head - tail_.load(std::memory_order_acquire) == kCapacity) return false;
+    plans_[head % kCapacity] = plan;
+    head_.store(head + 1);
+    return true;
+  }
+  const Plan* first() const {
+    const uint32_t tail = tail_.load(std::memory_order_relaxed);
+    return head_.load() == tail ? nullptr : &plans_[tail % kCapacity];
+  }
+  // Counts the plans ever pushed (wraps).
+  uint32_t pushed() const { return head_.load(); }
+  void pop() { tail_.store(tail_.load(std::memory_order_relaxed) + 1, std::memory_order_release); }
+
+ private:
+  alignas(kLineBytes) std::atomic<uint32_t> head_{0};
+  alignas(kLineBytes) std::atomic<uint32_t> tail_{0};
+  Plan plans_[kCapacity];
+};
+
+class Gpu;
+
+// A scheduler's place at a device. Apart from the lane, only the device's thread touches it.
+struct Port {
+  Attachment* owner = nullptr;
+  std::shared_ptr<Gpu> gpu;
+  int row = 0;             // the device's number in the scheduler
+  bool pinsArena = false;  // registers the tensors' memory, for all devices of the process
+  PlanLane lane;
+  // The last two batches that it was given: a dispatcher that takes over for one that has died issues again what may not have been.
+  int32_t givenModel[2] = {-1, -1};
+  int32_t givenNumber[2] = {0, 0};
+  std::vector<std::unique_ptr<DeviceModel>> models;  // by the scheduler's model number; null where there is none
+  uint32_t seen = 0;  // plans pushed when this turn began
+  int inFlight = 0;
+  bool leaving = false;
+  bool isPinned = false;
+
+  bool wasGiven(const IssueRecord& issue) const {
+    return (givenModel[0] == issue.model && givenNumber[0] == issue.number) || (givenModel[1] == issue.model && givenNumber[1] == issue.number);
+  }
+  void noteGiven(const IssueRecord& issue) {
+    givenModel[1] = givenModel[0];
+    givenNumber[1] = givenNumber[0];
+    givenModel[0] = issue.model;
+    givenNumber[0] = issue.number;
+  }
+};
+
+// The stream manager of one device, for all schedulers of the process: a thread that makes every call to the driver.
+// The batch of a plan passes through three streams,
+//
+//   copy in    cells → inputs        as soon as a set of buffers is free, beside the batch before
+//   compute    graph of the bucket   when the plan is ready
+//   copy out   outputs → cells       when the compute is seen to have ended
+//
+// The copy out is not queued ahead: what a hanging kernel leaves behind must never be written to cells that have been
+// given back meanwhile.
+class Gpu {
+ public:
+  Gpu(const Driver& driver, int ordinal);
+  Gpu(const Gpu&) = delete;
+  Gpu& operator=(const Gpu&) = delete;
+
+  // Loads the port's models, one of `specs` per model; then tells its owner (`loaded`).
+  void attach(Port* port, std::vector<std::shared_ptr<const ModelSpec>> specs);
+  // When its batches have ended, frees what it has on the device and tells its owner (`detached`).
+  void detach(Port* port);
+  // There are new plans.
+  void wake();
+  // Ends the thread. Nothing may be attached any more.
+  void stop();
+  // Why the device was lost; empty while it lives. Any thread.
+  std::string fault();
+  int ordinal() const { return ordinal_; }
+
+ private:
+  static constexpr uint32_t kDepth = 4;
+  enum class Stage { kCopying, kComputing, kReturning, kDraining };
+  // Consecutive requests whose cells lie at equal distances: one copy of rows.
+  struct Run {
+    size_t offset, stride;
+    uint32_t from, count;
+  };
+  struct Batch {
+    Port* port = nullptr;
+    Plan plan{};
+    DeviceModel* model = nullptr;
+    int set = 0;
+    Stage stage = Stage::kCopying;
+    Handle copied = nullptr, started = nullptr, computed = nullptr, returned = nullptr;
+    double readyNs = 0;     // host clock, as all below
+    double launchedNs = 0;
+    double dueNs = 0;       // the expected end, once it is the first to compute
+    double startNs = 0, endNs = 0;
+    std::vector<Run> runs;
+  };
+
+  void run();
+  bool start();
+  void finish();
+  bool doCommands();
+  bool step();
+  bool admit();
+  bool copyIn(Batch& batch);
+  bool findRuns(Batch& batch);
+  bool copyRuns(Batch& batch, bool out);
+  bool launch(double now);
+  bool takeComputed(double now);
+  bool takeReturned(double now);
+  bool readTimes(Batch& batch, double now);
+  void fail(Batch& batch, const std::string& why);
+  bool isDrained();
+  void watch(double now);
+  void die(const std::string& why);
+  bool loseAll();
+  bool finishLeaving();
+  void load(Port* port, const std::vector<std::shared_ptr<const ModelSpec>>& specs);
+  std::string pin(Port* port);
+  void rest();
+  double restNs(double now);
+  bool ok(Status status, const char* call);
+  void submit(std::function<void()> command);
+  Batch& at(uint32_t position) { return batches_[position % kDepth]; }
+
+  const Driver& driver_;
+  const int ordinal_;
+  Handle context_ = nullptr;
+  Handle in_ = nullptr, compute_ = nullptr, out_ = nullptr;
+  EventClock clock_;
+  std::vector<Port*> ports_;
+  size_t turn_ = 0;  // whose plan is looked at first
+  Batch batches_[kDepth];
+  uint32_t head_ = 0, tail_ = 0;
+  bool draining_ = false;  // a batch that failed waits for the streams to be idle
+  bool blocked_ = false;   // a report found no room
+  bool started_ = false;
+  bool dead_ = false;
+  std::string problem_;  // what the last call that failed said
+  const bool maySpin_;
+
+  std::mutex mutex_;  // what other threads touch
+  std::vector<std::function<void()>> commands_;
+  std::string fault_;
+  std::atomic<bool> commanded_{false};
+  bool stopping_ = false;
+  alignas(kLineBytes) int32_t sleeping_ = 0;
+  std::thread thread_;
+};
+
+// The running device of an ordinal, started when nobody has it yet; null with the reason why not. Given back by releaseGpu.
+std::shared_ptr<Gpu> acquireGpu(const std::string& library, int ordinal, std::string* reason);
+// The last one to give a device back ends its thread. A device that was lost stays lost until the process ends.
+void releaseGpu(const std::string& library, std::shared_ptr<Gpu> gpu);
+
+}  // namespace rubato

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "driver.h"
+
+namespace rubato {
+
+// What an argument of a kernel is: a buffer, by its place in one of the lists of the spec, or a number.
+struct ArgSpec {
+  enum Kind { kInput, kOutput, kScratch, kWeight, kInt, kFloat } kind;
+  double value;
+};
+
+struct LaunchSpec {
+  std::string kernel;
+  unsigned grid[3];
+  unsigned block[3];
+  unsigned sharedBytes;
+  std::vector<ArgSpec> args;
+};
+
+struct TensorSpec {
+  size_t cellOffset;  // in the cell of a request
+  size_t bytes;       // of one request
+};
+
+// Batches of up to `size` run the launches that were made for exactly so many.
+struct BucketSpec {
+  uint32_t size;
+  std::vector<LaunchSpec> launches;
+};
+
+struct ModelSpec {
+  std::string name;
+  std::string file;   // where the module came from, for messages
+  std::string image;  // PTX, cubin or fatbin
+  std::vector<TensorSpec> inputs, outputs;
+  std::vector<size_t> scratchBytes;  // per request
+  std::vector<std::string> weights;
+  std::vector<BucketSpec> buckets;  // by size
+  size_t cellBytes = 0;             // of a request, inputs and outputs
+};
+
+// Buffers of one batch: the next one's inputs are copied while the one before computes.
+constexpr int kSets = 2;
+
+// A model on one device. All calls come from the device's thread, with its context current.
+class DeviceModel {
+ public:
+  DeviceModel(const Driver& driver, std::shared_ptr<const ModelSpec> spec) : driver_(driver), spec_(std::move(spec)) {}
+  DeviceModel(const DeviceModel&) = delete;
+  DeviceModel& operator=(const DeviceModel&) = delete;
+
+  // Loads the module and the weights, allocates the buffers and captures a graph per bucket and set on the stream.
+  // Answers what went wrong and leaves nothing behind then, or "".
+  std::string load(Handle stream);
+  // Only when its streams are idle. `usable`: the device still takes calls; otherwise its memory is lost with it.
+  void unload(bool usable);
+
+  const ModelSpec& spec() const { return *spec_; }
+  DevicePtr input(int set, size_t index) const { return inputs_[set][index]; }
+  DevicePtr output(int set, size_t index) const { return outputs_[set][index]; }
+  Handle graphFor(int set, uint32_t size) const;
+  uint32_t maxBatch() const { return spec_->buckets.back().size; }
+
+  // Which set the next batch takes, and which are in use.
+  int nextSet = 0;
+  bool inUse[kSets] = {};
+
+ private:
+  std::string loadAll(Handle stream);
+  std::string allocate(DevicePtr* to, size_t bytes, const std::string& what);
+  std::string capture(Handle stream, int set, const BucketSpec& bucket, Handle* exec);
+  std::string launch(Handle stream, int set, const LaunchSpec& spec);
+  std::string problem(const std::string& what, Status status) const;
+
+  const Driver& driver_;
+  const std::shared_ptr<const ModelSpec> spec_;
+  Handle module_ = nullptr;
+  std::vector<DevicePtr> owned_;
+  std::vector<DevicePtr> inputs_[kSets], outputs_[kSets], scratch_[kSets], weights_;
+  std::vector<Handle> graphs_[kSets];  // by bucket
+};
+
+}  // namespace rubato

@@ -1,0 +1,252 @@
+// Drives the stream manager as a dispatch thread does, without Node.js: for the sanitizers and for its speed.
+//
+//   stress LIBRARY speed                batches per second through one device, and the CPU time of each side
+//   stress LIBRARY faults SEED SECONDS  several devices and schedulers, random faults; every batch must end once, and
+//                                       every result must be right
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <random>
+#include <thread>
+
+#include "../attachment.h"
+
+using namespace rubato;
+
+namespace {
+
+constexpr uint32_t kSlots = 4096;
+constexpr uint32_t kRows = 256;
+constexpr uint32_t kStride = 16;
+constexpr uint32_t kFloats = 16;
+constexpr size_t kCell = 3 * kFloats * sizeof(float);  // a, b, y
+
+[[noreturn]] void fail(const char* what, long value = 0) {
+  fprintf(stderr, "stress: %s (%ld)\n", what, value);
+  exit(1);
+}
+
+double cpuNs(clockid_t clock) {
+  timespec now;
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
+
+struct Control {
+  int (*send)(const char*, char*, int);
+  explicit Control(const char* library) {
+    void* handle = dlopen(library, RTLD_NOW | RTLD_NODELETE);
+    send = handle == nullptr ? nullptr : reinterpret_cast<int (*)(const char*, char*, int)>(dlsym(handle, "fakecuda_control"));
+    if (send == nullptr) fail("the library is no fake driver");
+  }
+  void operator()(const std::string& command) const {
+    char answer[64];
+    if (send(command.c_str(), answer, sizeof answer) != 0) fail(command.c_str());
+  }
+  long count(const std::string& name) const {
+    char answer[64] = "";
+    send(("count " + name).c_str(), answer, sizeof answer);
+    return atol(answer);
+  }
+};
+
+std::shared_ptr<ModelSpec> vecadd() {
+  auto model = std::make_shared<ModelSpec>();
+  model->name = "vecadd";
+  model->image = ".version 6.0\n.visible .entry vecadd(\n";
+  model->cellBytes = kCell;
+  model->inputs = {{0, 64}, {64, 64}};
+  model->outputs = {{128, 64}};
+  for (uint32_t size = 1; size <= kStride; size *= 2) {
+    LaunchSpec launch{"vecadd", {size, 1, 1}, {kFloats, 1, 1}, 0, {{ArgSpec::kInput, 0}, {ArgSpec::kInput, 1}, {ArgSpec::kOutput, 0}, {ArgSpec::kInt, double(size * kFloats)}}};
+    model->buckets.push_back({size, {launch}});
+  }
+  return model;
+}
+
+// A scheduler of one shard: its memory, the dispatcher's ends of the lanes, and which rows are under way.
+class Scheduler {
+ public:
+  explicit Scheduler(uint32_t gpus) : gpus_(gpus), buffer_(1 << 20), arena_((kSlots * kCell + 4096) / 4096 * 4096), held_(kRows) {
+    places_.buffer = buffer_.data();
+    places_.bufferBytes = buffer_.size();
+    places_.arena = arena_.data();
+    places_.arenaBytes = arena_.size();
+    places_.issues = 0;
+    places_.issueCapacity = 256;
+    places_.done = 16384;
+    places_.doneCapacity = 256;
+    places_.bell = 32768;
+    places_.cells = 65536;
+    places_.slots = kSlots;
+    places_.shards.push_back({131072, kStride, kRows});
+    places_.originNs = monotonicNs();
+    places_.graceNs = 50e6;
+    issues_.attach(buffer_.data() + places_.issues, places_.issueCapacity);
+    done_.attach(buffer_.data() + places_.done, places_.doneCapacity);
+    int32_t* cells = reinterpret_cast<int32_t*>(buffer_.data() + places_.cells);
+    for (uint32_t slot = 0; slot < kSlots; slot += 1) cells[slot] = static_cast<int32_t>(slot * kCell / 64) + 1;
+  }
+
+  bool open(const char* library, const std::vector<DeviceSpec>& devices) {
+    attachment_ = std::make_shared<Attachment>(places_);
+    attachment_->open(library, devices, {vecadd()});
+    std::string failure;
+    Attachment::State state;
+    while ((state = attachment_->state(&failure)) == Attachment::State::kOpening) std::this_thread::yield();
+    return state == Attachment::State::kReady;
+  }
+
+  // Issues one batch, unless all rows are under way; the row tells its slots.
+  bool issue(uint32_t gpu, uint32_t size, bool scattered) {
+    uint32_t row = 0;
+    while (row < kRows && held_[(next_ + row) % kRows] != 0) row += 1;
+    if (row == kRows) return false;
+    row = next_ = (next_ + row) % kRows;
+    int32_t* slots = reinterpret_cast<int32_t*>(buffer_.data() + places_.shards[0].batchSlots) + row * kStride;
+    for (uint32_t i = 0; i < size; i += 1) {
+      slots[i] = static_cast<int32_t>(row * kStride + (scattered ? (i * 5) % kStride : i));
+      float* cell = reinterpret_cast<float*>(arena_.data() + static_cast<size_t>(slots[i]) * kCell);
+      cell[0] = static_cast<float>(number_ % 1000);
+      cell[kFloats] = static_cast<float>(i);
+      cell[2 * kFloats] = -1;
+    }
+    held_[row] = ++number_;
+    sizes_[row] = size;
+    IssueRecord record = {static_cast<int32_t>(gpu), 0, static_cast<int32_t>(row), 0, number_, static_cast<int32_t>(size), 0, 1000, 0};
+    if (!issues_.push(record)) fail("the issue lane is full");
+    return true;
+  }
+
+  // Takes what has ended; returns how many batches.
+  uint32_t drain() {
+    const uint32_t ready = done_.ready();
+    for (uint32_t k = 0; k < ready; k += 1) {
+      const DoneRecord& done = done_.at(k);
+      const uint32_t row = static_cast<uint32_t>(done.row);
+      if (row >= kRows || held_[row] != done.number) fail("a batch ended that was not under way", done.number);
+      if (done.startNs > done.endNs || done.endNs > monotonicNs() - places_.originNs) fail("times that cannot be", done.number);
+      if (done.status == kStatusOk) check(row, done.number);
+      else failed += 1;
+      held_[row] = 0;
+    }
+    done_.release(ready);
+    return ready;
+  }
+
+  void close() {
+    attachment_->close();
+    while (!attachment_->settle()) std::this_thread::yield();
+    attachment_ = nullptr;
+  }
+
+  Attachment& attachment() { return *attachment_; }
+  uint32_t gpus() const { return gpus_; }
+  long failed = 0;
+
+ private:
+  void check(uint32_t row, int32_t number) const {
+    const int32_t* slots = reinterpret_cast<const int32_t*>(buffer_.data() + places_.shards[0].batchSlots) + row * kStride;
+    for (uint32_t i = 0; i < sizes_[row]; i += 1) {
+      const float* cell = reinterpret_cast<const float*>(arena_.data() + static_cast<size_t>(slots[i]) * kCell);
+      if (cell[2 * kFloats] != static_cast<float>((number - 1) % 1000) + static_cast<float>(i)) fail("a result is wrong", number);
+    }
+  }
+
+  const uint32_t gpus_;
+  std::vector<uint8_t> buffer_, arena_;
+  Places places_;
+  Ring<IssueRecord> issues_;
+  Ring<DoneRecord> done_;
+  std::shared_ptr<Attachment> attachment_;
+  std::vector<int32_t> held_;
+  uint32_t sizes_[kRows] = {};
+  uint32_t next_ = 0;
+  int32_t number_ = 0;
+};
+
+void speed(const char* library) {
+  constexpr long kBatches = 400000;
+  constexpr long kUnderWay = 32;
+  Scheduler scheduler(1);
+  if (!scheduler.open(library, {{0, 0}})) fail("the device did not open");
+  const double startNs = monotonicNs();
+  const double startCpu = cpuNs(CLOCK_PROCESS_CPUTIME_ID);
+  double takeNs = 0;
+  long issued = 0, ended = 0;
+  while (ended < kBatches) {
+    const long before = issued;
+    while (issued < kBatches && issued - ended < kUnderWay && scheduler.issue(0, 4, false)) issued += 1;
+    if (issued > before) {
+      const double from = cpuNs(CLOCK_THREAD_CPUTIME_ID);
+      scheduler.attachment().take();
+      takeNs += cpuNs(CLOCK_THREAD_CPUTIME_ID) - from;
+    }
+    const uint32_t now = scheduler.drain();
+    ended += now;
+    if (now == 0) std::this_thread::yield();
+  }
+  const double wall = monotonicNs() - startNs;
+  const double all = cpuNs(CLOCK_PROCESS_CPUTIME_ID) - startCpu;
+  const double own = cpuNs(CLOCK_THREAD_CPUTIME_ID);
+  scheduler.close();
+  if (scheduler.failed > 0) fail("batches failed", scheduler.failed);
+  printf("{\"batchesPerSecond\": %.0f, \"takeNsPerBatch\": %.0f, \"deviceThreadNsPerBatch\": %.0f}\n", kBatches / wall * 1e9, takeNs / kBatches, (all - own) / kBatches);
+}
+
+void faults(const char* library, unsigned seed, double seconds) {
+  const Control control(library);
+  control("set devices 16");
+  const char* calls[] = {"cuMemcpy2DAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuStreamWaitEvent", "cuEventElapsedTime", "cuMemAlloc_v2", "cuModuleLoadData"};
+  std::mt19937 random(seed);
+  const double untilNs = monotonicNs() + seconds * 1e9;
+  long rounds = 0, batches = 0, failed = 0;
+  int firstAlive = 0;
+  while (monotonicNs() < untilNs) {
+    // Two schedulers share their devices; sometimes one of these is lost, and the next round takes others.
+    std::unique_ptr<Scheduler> schedulers[2] = {std::make_unique<Scheduler>(2), std::make_unique<Scheduler>(2)};
+    bool isOpen[2];
+    if (random() % 8 == 0) control(std::string("fail ") + calls[random() % 7] + " " + std::to_string(1 + random() % 20) + " 2");
+    for (int s = 0; s < 2; s += 1) isOpen[s] = schedulers[s]->open(library, {{firstAlive, 0}, {firstAlive + 1, 1}});
+    const bool loses = firstAlive < 14 && random() % 16 == 0;
+    if (loses) control(random() % 2 == 0 ? "kernel vecadd 50 719" : "kernel vecadd 50 hang");
+    long underWay[2] = {0, 0};
+    for (long turn = 0; turn < 2000 || underWay[0] + underWay[1] > 0; turn += 1) {
+      for (int s = 0; s < 2; s += 1) {
+        if (!isOpen[s]) continue;
+        const uint32_t count = turn < 2000 ? random() % 4 : 0;
+        for (uint32_t k = 0; k < count && underWay[s] < 100; k += 1) {
+          if (schedulers[s]->issue(random() % 2, 1 + random() % kStride, random() % 2 == 0)) underWay[s] += 1;
+        }
+        schedulers[s]->attachment().take();
+        const uint32_t ended = schedulers[s]->drain();
+        underWay[s] -= ended;
+        batches += ended;
+      }
+      if (turn == 1000 && random() % 4 == 0) control(std::string("fail ") + calls[random() % 5] + " 1 2 3");
+      if (turn >= 2000) std::this_thread::yield();
+    }
+    for (auto& scheduler : schedulers) {
+      scheduler->close();
+      failed += scheduler->failed;
+    }
+    control("reset");
+    if (loses) firstAlive += 2;
+    rounds += 1;
+  }
+  // What a lost device holds takes a new process.
+  if (firstAlive == 0 && (control.count("memory") != 0 || control.count("events") != 0 || control.count("contexts") != 0)) fail("something was not given back");
+  printf("%ld rounds, %ld batches of which %ld failed as ordered, %d devices lost\n", rounds, batches, failed, firstAlive);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 3 && strcmp(argv[2], "speed") == 0) speed(argv[1]);
+  else if (argc == 5 && strcmp(argv[2], "faults") == 0) faults(argv[1], static_cast<unsigned>(atoi(argv[3])), atof(argv[4]));
+  else fail("usage: stress LIBRARY speed | faults SEED SECONDS");
+  return 0;
+}

@@ -1,0 +1,118 @@
+import assert from 'node:assert/strict';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { CudaModelError, readCudaModel } from '#rubato/devices/cuda/model-file.js';
+import { resolveLayout } from '#rubato/model/tensor.js';
+import { createScheduler, InvalidOptionError, type ModelOptions } from '#rubato/index.js';
+import { createTestScheduler } from '#rubato/testing.js';
+import { folderOf, skip, start, VECADD } from './fake.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'rubato-cuda-model-'));
+after(() => rmSync(folder, { recursive: true }));
+
+const LAYOUT = resolveLayout(VECADD.inputs, VECADD.outputs, 'm');
+type Json = Record<string, unknown>;
+const original = JSON.parse(readFileSync(join(folderOf('vecadd'), 'model.json'), 'utf8')) as Json & { launches: [Json] };
+cpSync(join(folderOf('vecadd'), '../../kernels/vecadd.ptx'), join(folder, 'vecadd.ptx'));
+
+function read(changes: Json, layout = LAYOUT, maxBatch = 128): ReturnType<typeof readCudaModel> {
+  writeFileSync(join(folder, 'model.json'), JSON.stringify({ ...original, module: 'vecadd.ptx', ...changes }));
+  return readCudaModel('m', folder, layout, maxBatch);
+}
+
+const launch = (changes: Json): Json => ({ launches: [{ ...original.launches[0], ...changes }] });
+
+describe('the folder of a CUDA model', () => {
+  test('gives launches whose grid is linear in the batch, for every bucket', () => {
+    const model = read({ buckets: [1, 3, 128], ...launch({ grid: [{ perRequest: 5, plus: 2, per: 4 }, 7] }) });
+    assert.deepEqual(model.buckets.map(({ size, launches }) => [size, launches[0]!.grid]), [[1, [2, 7, 1]], [3, [5, 7, 1]], [128, [161, 7, 1]]]);
+    assert.deepEqual(model.buckets[1]!.launches[0]!.args, [{ kind: 0, value: 0 }, { kind: 0, value: 1 }, { kind: 1, value: 0 }, { kind: 4, value: 768 }]);
+    assert.deepEqual(model.inputs, [{ cellOffset: 0, bytes: 1024 }, { cellOffset: 1024, bytes: 1024 }]);
+  });
+
+  test('gives the same weights for the same seed', () => {
+    const weights = { w: { seed: 4, length: 8, scale: 0.5 }, v: { seed: 5, length: 8, scale: 0.5 } };
+    const [one, two] = [read({ weights }), read({ weights })];
+    assert.deepEqual(one.weights, two.weights);
+    assert.notDeepEqual(one.weights[0], one.weights[1]);
+    assert.equal(one.weights[0]!.length, 32);
+  });
+
+  const x = { dtype: 'float32', shape: [256] };
+  const cases: [what: string, changes: Json, field: string, problem: RegExp][] = [
+    ['a module that is not there', { module: 'none.ptx' }, 'module', /none\.ptx/],
+    ['weights that are not there', { weights: { w: { file: 'w.bin', bytes: 4 } } }, 'weights.w.file', /w\.bin/],
+    ['weights of another size', { weights: { w: { file: 'vecadd.ptx', bytes: 4 } } }, 'weights.w.bytes', /says 4, vecadd\.ptx has \d+ bytes/],
+    ['an input of another shape', { inputs: { a: x, b: { ...x, shape: [255] } } }, 'inputs.b', /is float32 \[255\], the options of model 'm' say float32 \[256\]/],
+    ['an output of another type', { outputs: { y: { ...x, dtype: 'int32' } } }, 'outputs.y', /is int32 \[256\], .* say float32 \[256\]/],
+    ['an input that the options lack', { inputs: { a: x, b: x, c: x } }, 'inputs.c', /does not declare it/],
+    ['an input that the file lacks', { inputs: { a: x } }, 'inputs.b', /is missing/],
+    ['a kernel that is not in the module', launch({ kernel: 'vecsub' }), 'launches[0].kernel', /vecadd\.ptx has no kernel 'vecsub', it has vecadd/],
+    ['a grid of 0', launch({ grid: [1, 0] }), 'launches[0].grid[1]', /is 0 for a batch of 1/],
+    ['a block that is too large', launch({ block: [1024, 2] }), 'launches[0].block', /2048 threads/],
+    ['an argument that is no buffer', launch({ args: ['a', 'q'] }), 'launches[0].args[1]', /no buffer is called 'q'; there are a, b, y/],
+    ['two buffers of one name', { scratch: { a: 4 } }, 'scratch.a', /another buffer/],
+    ['buckets that do not rise', { buckets: [1, 128, 128] }, 'buckets[2]', /got 128 after 128/],
+    ['buckets that end before the largest batch', { buckets: [1, 64] }, 'buckets', /the largest is 64, model 'm' makes batches of up to 128/],
+    ['a misspelled field', { bukets: [1] }, '', /bukets/],
+    ['a field of the wrong kind', { module: 7 }, 'module', /string/],
+  ];
+  for (const [what, changes, field, problem] of cases) {
+    test(`is refused with ${what}, by file and field`, () => {
+      assert.throws(() => read(changes), (error) => {
+        assert.ok(error instanceof CudaModelError);
+        assert.equal(error.file, join(folder, 'model.json'));
+        assert.equal(error.field, field);
+        assert.match(error.message, problem);
+        return true;
+      });
+    });
+  }
+
+  test('is refused without model.json, and with one that is no JSON', () => {
+    assert.throws(() => readCudaModel('m', '/no/such/folder', LAYOUT, 1), /CudaModelError: \/no\/such\/folder\/model\.json: .*ENOENT/);
+    writeFileSync(join(folder, 'model.json'), '{');
+    assert.throws(() => readCudaModel('m', folder, LAYOUT, 1), /model\.json: .*JSON/);
+  });
+
+  test('is refused for a model without tensors', () => {
+    assert.throws(() => read({}, null), /inputs: model 'm' declares no tensors/);
+  });
+});
+
+describe('the compiled kernels', () => {
+  for (const kernel of ['spin', 'vecadd', 'mlp']) {
+    test(`of ${kernel} are PTX that drivers since CUDA 9.0 take, for chips since Pascal`, () => {
+      const ptx = readFileSync(join(folderOf(kernel), `../../kernels/${kernel}.ptx`), 'utf8');
+      assert.match(ptx, /^\.version 6\.0\n\.target sm_60\n\.address_size 64\n/);
+    });
+  }
+});
+
+describe('the options of a scheduler with CUDA devices', { skip }, () => {
+  const cuda = { kind: 'cuda' } as const;
+  const refused = (options: object, path: string, problem: RegExp): Promise<void> =>
+    assert.rejects(createScheduler(options as Parameters<typeof createScheduler>[0]), (error) => {
+      assert.ok(error instanceof InvalidOptionError, String(error));
+      assert.equal(error.path, path);
+      assert.match(error.message, problem);
+      return true;
+    });
+
+  test('refuse a device that does not exist', () => refused({ models: [VECADD], devices: [{ kind: 'emulated' }, { ...cuda, gpu: 16 }] }, 'devices[1].gpu', /got 16, the driver sees 16 GPUs/));
+  test('refuse a device that is there twice', () => refused({ models: [VECADD], devices: [cuda, { ...cuda, gpu: 1 }, { ...cuda, gpu: 0 }] }, 'devices[2].gpu', /got 0, which is devices\[0\]\.gpu already/));
+  test('refuse a model without its folder', () => refused({ models: [VECADD, { ...VECADD, name: 'other', cuda: undefined }], devices: [cuda] }, 'models[1].cuda', /is missing/));
+  test('refuse memory that does not hold a batch', () => refused({ models: [VECADD], devices: [cuda], memoryLimit: '64KiB' }, 'memoryLimit', /model 'vecadd' alone needs/));
+  test('refuse an option that is not there', () => refused({ models: [VECADD], devices: [{ ...cuda, count: 2 }] }, 'devices[0].count', /unknown option/));
+
+  test('cannot be changed while it runs', async () => {
+    const scheduler = await start([VECADD], [0]);
+    await assert.rejects(scheduler.addModel({ ...VECADD, name: 'later' } as ModelOptions), /model: CUDA devices load their models at the start/);
+    await assert.rejects(scheduler.addDevice({ kind: 'cuda', gpu: 1 }), /device\.kind: a device of kind 'cuda' must be there at the start/);
+    await scheduler.close();
+  });
+
+  test('do not go with virtual time', () => assert.rejects(createTestScheduler({ models: [VECADD], devices: [cuda] }), /devices: kind 'cuda' runs in real time/));
+});
