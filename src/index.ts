@@ -38,6 +38,7 @@ export type {
 } from './scheduler/options.js';
 export type { StackedOutputs } from './devices/callback.js';
 export type { AdviceEvidence, AdviceReason, GpuAdvice } from './protocol/advice.js';
+export type { ThreadStats } from './scheduler/host-thread.js';
 export type { GpuStats, ModelStats, SchedulerStats } from './scheduler/stats.js';
 export { type AnyModels, type ModelTypes, type SchedulerTypes, type SchedulerTypesOf, type TypesOf, value, type ValueTypes } from './scheduler/types.js';
 export type { Dtype, TensorArray, TensorArrayOf, TensorOption } from './model/tensor.js';

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test as testOf } from 'node:test';
+import { type Worker } from 'node:worker_threads';
 import { gpus as devices, isReal, leftovers, MLP, NOTHING_LEFT, SPIN, skip, start, VECADD, count } from './fake.js';
 import { seededWeights } from '#rubato/devices/cuda/model-file.js';
 
@@ -50,6 +51,27 @@ describe('a CUDA device', { skip }, () => {
       const [{ y }, spun] = await Promise.all([scheduler.submit('vecadd', { a: filled(256, () => k), b: filled(256, () => 1) }), scheduler.submit('spin', { x: Float32Array.of(k) })]);
       assert.deepEqual([y![9], spun['y']![0]], [k + 1, k]);
     }));
+    await scheduler.close();
+    assert.deepEqual(leftovers(), NOTHING_LEFT);
+  });
+
+  test('goes on under another dispatch thread when that has died, and runs no batch twice', async () => {
+    const workers: Worker[] = [];
+    const note = (worker: Worker): number => workers.push(worker);
+    process.on('worker', note);
+    const scheduler = await start([VECADD], devices(0), { topology: 'split', shards: 1 });
+    process.off('worker', note);
+    const results: Promise<void>[] = [];
+    for (let k = 0; k < 400; k++) {
+      results.push(scheduler.submit('vecadd', { a: filled(256, () => k), b: filled(256, () => 1) }).then(({ y }) => assert.equal(y![7], k + 1)));
+      if (k % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      if (k === 200) void workers[0]!.terminate();
+    }
+    await Promise.all(results);
+    const { models, gpus, threads } = scheduler.stats();
+    assert.deepEqual(threads.map(({ replaced }) => replaced), [1, 0]);
+    assert.equal(models[0]!.completed + models[0]!.late, 400);
+    assert.equal(gpus[0]!.batches, models[0]!.batches);
     await scheduler.close();
     assert.deepEqual(leftovers(), NOTHING_LEFT);
   });
