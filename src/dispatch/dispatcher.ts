@@ -20,7 +20,7 @@ import { WANT_ADAPTIVE } from '../protocol/config.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, DEVICE_DONE, GRANT, GRANT_EARLY, ISSUE, STATUS_LOST } from '../protocol/records.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
-import { ACK_DISPATCHER, GPU_ACTIVE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
+import { ACK_DISPATCHER, GPU_ACTIVE, GPU_NONE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
 import { BATCH, BATCH_OPEN, DISPATCH_MODEL, GPU, type HeldBatch, heldBatches, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { Advisor } from './advisor.js';
 import { Cluster } from './cluster.js';
@@ -214,7 +214,7 @@ export class DispatcherRole implements Role {
     let work = this.#tookOver ? this.#takeCandidates(this.#dirty.collect(this.#fresh)) : this.#takeAllCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
     if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside(now);
-    if (!this.#tookOver) this.#takeOver();
+    if (!this.#tookOver) work += this.#takeOver();
     work += news;
     work += this.#match(now);
     if (work > 0 || changed) this.#commit();
@@ -233,6 +233,7 @@ export class DispatcherRole implements Role {
       if (version === this.#versions[gpu]) continue;
       this.#versions[gpu] = version;
       this.#hostOfGpu[gpu] = i32[row + GPU_SPEC.at.host]!;
+      if (i32[row + GPU_SPEC.at.state] === GPU_NONE) this.pool.clear(gpu);
       this.pool.setActive(gpu, i32[row + GPU_SPEC.at.state] === GPU_ACTIVE);
     }
     this.#cluster.takeChanges();
@@ -253,7 +254,7 @@ export class DispatcherRole implements Role {
    * GPU table is as its last stores have left it (`GpuPool` has mended what was half written), and what the shards and
    * devices had said by then is read. Nothing, at a fresh start.
    */
-  #takeOver(): void {
+  #takeOver(): number {
     this.#tookOver = true;
     const grants = this.#memory.shards.map((shard) => this.#unread(shard.grants, GRANT_MODEL, GRANT_NUMBER));
     // After the look at the grants: one that is gone from its lane by then has been answered.
@@ -264,6 +265,7 @@ export class DispatcherRole implements Role {
       this.#grantAgain(gpu, grants);
       for (const batch of heldBatches(this.#memory, gpu)) this.#issueAgain(gpu, batch, issues);
     }
+    return 1; // others must look at what was said
   }
 
   /** What waits in a lane of ours, as `model:number`. */

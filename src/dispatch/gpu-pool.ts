@@ -90,17 +90,18 @@ export class GpuPool {
 
   /** A GPU that is not active keeps what it has and gets nothing more. */
   setActive(gpu: number, active: boolean): void {
-    if (active && this.#active[gpu] === 0) {
-      // The number may have been another GPU's.
-      const double = this.row(gpu) >> 1;
-      this.f64[double + GPU_ENDED_BUSY_NS] = 0;
-      this.f64[double + GPU_BUSY_NS] = 0;
-      this.i32[this.row(gpu) + GPU_ENDED_BATCHES] = 0;
-      this.f64[double + GPU_BATCHES] = 0;
-    }
     this.activeCount += (active ? 1 : 0) - this.#active[gpu]!;
     this.#active[gpu] = active ? 1 : 0;
     this.#reposition(gpu);
+  }
+
+  /** The GPU is gone, and its number may be another's next. Now and not when that comes: a dispatcher after this one could not tell whether it was done. */
+  clear(gpu: number): void {
+    const double = this.row(gpu) >> 1;
+    this.f64[double + GPU_ENDED_BUSY_NS] = 0;
+    this.f64[double + GPU_BUSY_NS] = 0;
+    this.i32[this.row(gpu) + GPU_ENDED_BATCHES] = 0;
+    this.f64[double + GPU_BATCHES] = 0;
   }
 
   /** Word index of a GPU's row. */

@@ -319,9 +319,9 @@ export class ShardRole implements Role {
     this.#ledger.cells[LEDGER_NOW] = now;
     const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
-    if (!this.#tookOver) this.#takeOver();
+    let work = this.#tookOver ? 0 : this.#takeOver();
 
-    let work = this.#drainRequests();
+    work += this.#drainRequests();
     work += this.#drainResends();
     work += this.#drainCancels();
     work += this.#drainBatchDone(false);
@@ -348,7 +348,7 @@ export class ShardRole implements Role {
    * The first poll goes on where a shard before this one has died, if there was one (survey.ts): queue, rows and counters are
    * as the durable tables say, and everything is published anew, since the dispatcher may hold what is no longer true.
    */
-  #takeOver(): void {
+  #takeOver(): number {
     this.#tookOver = true;
     const found = survey(this.#memory, this.#shard, (model) => this.#tags[model] !== NOT_MINE);
     this.#takeOverRows();
@@ -363,6 +363,7 @@ export class ShardRole implements Role {
       if (this.#isCancelled(slot)) this.#passCancel(slot, model);
     }
     for (const slot of found.waiting) this.#takeOverWaiting(slot);
+    return 1; // others must look at what was said
   }
 
   #takeOverRows(): void {

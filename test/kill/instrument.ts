@@ -15,17 +15,23 @@ export interface KillPoint {
   readonly statement: string;
 }
 
+/** A thread dies at the point after `left` others; not by this while that is negative. */
+export interface Death {
+  left: number;
+}
+
 /** The module `kill` of such a copy. */
 export interface KillSwitch {
   readonly KillError: new () => Error;
-  /** From now on points count; the one after `left` others throws. */
-  arm(left: number): void;
-  /** Points are passed without a count; returns how many were left. */
-  disarm(): number;
-  /** As `arm`, for a certain point when it is reached for the `times`-th time. */
+  /** From here on points are passed by a thread that may die so, null = by one that never dies; returns that of the one before, to be entered again. */
+  enter(death: Death | null): Death | null;
+  /** Whichever thread that may die passes this point for the `times`-th time from now on dies there. */
   armAt(point: number, times: number): void;
-  /** By point: how often it was passed while armed. */
+  /** No point is awaited any more. */
+  disarm(): void;
+  /** By point: how often it was passed, and how often a thread has died there. */
   readonly passed: Int32Array;
+  readonly died: Int32Array;
 }
 
 /** What roles run: files below dist/. The client's side is not a role. */
@@ -36,10 +42,10 @@ const FILES = [
 
 const CALL = '__killPoint';
 
-/** Makes the copy; `points[n]` is where point n lies. */
-export function instrument(copies: Copies): { readonly copy: string; readonly points: readonly KillPoint[] } {
+/** Makes the copy, of what `edit` leaves of each file; `points[n]` is where point n lies. */
+export function instrument(copies: Copies, edit = (_file: string, text: string): string => text): { readonly copy: string; readonly points: readonly KillPoint[] } {
   const points: KillPoint[] = [];
-  const copy = copies.make((file, text) => (FILES.some((pattern) => pattern.test(file)) ? insert(file, text, points) : text));
+  const copy = copies.make((file, text) => (FILES.some((pattern) => pattern.test(file)) ? insert(file, edit(file, text), points) : edit(file, text)));
   writeFileSync(join(copy, 'kill.js'), switchText(points.length));
   return { copy, points };
 }
@@ -48,17 +54,19 @@ function switchText(points: number): string {
   return `
 export class KillError extends Error {}
 export const passed = new Int32Array(${points});
-let isArmed = false;
-let left = 0;
-let wanted = -1;
-export function arm(count) { isArmed = true; left = count; wanted = -1; }
-export function armAt(point, times) { isArmed = true; left = times - 1; wanted = point; }
-export function disarm() { isArmed = false; return left; }
+export const died = new Int32Array(${points});
+const awaited = new Int32Array(${points});
+let death = null;
+export function enter(next) { const before = death; death = next; return before; }
+export function armAt(point, times) { awaited[point] = times; }
+export function disarm() { awaited.fill(0); }
 export function killPoint(point) {
-  if (!isArmed) return;
   passed[point]++;
-  if (wanted >= 0 && wanted !== point) return;
-  if (left-- === 0) { isArmed = false; throw new KillError(); }
+  if (death === null) return;
+  const isHere = awaited[point] > 0 && --awaited[point] === 0;
+  if (!isHere && (death.left < 0 || death.left-- > 0)) return;
+  died[point]++;
+  throw new KillError();
 }
 `;
 }

@@ -43,13 +43,18 @@ export class Copies {
 
   /** A copy with one change of its text. Fails unless what is to be replaced is there exactly once. */
   mutate({ file, find, replace }: Replacement, name: string): string {
-    return this.make((each, text) => {
-      if (each !== file) return text;
-      const parts = text.split(find);
-      assert.equal(parts.length, 2, `${file}.js holds ${parts.length - 1} times what mutant "${name}" is to replace: ${find}`);
-      return parts.join(replace);
-    });
+    return this.make(edited({ file, find, replace }, name));
   }
+}
+
+/** The edit of `Copies.make` that a replacement is. */
+export function edited({ file, find, replace }: Replacement, name: string): (file: string, text: string) => string {
+  return (each, text) => {
+    if (each !== file) return text;
+    const parts = text.split(find);
+    assert.equal(parts.length, 2, `${file}.js holds ${parts.length - 1} times what mutant "${name}" is to replace: ${find}`);
+    return parts.join(replace);
+  };
 }
 
 function filesIn(copy: string): string[] {

@@ -8,7 +8,7 @@ import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome
 import { DROP_NEVER, DROP_TIMEOUT } from '#rubato/protocol/config.js';
 import { COMPLETION, DEVICE_DONE, STATUS_OK } from '#rubato/protocol/records.js';
 import { MODEL_MASK, type SpecTable, GPU_ACTIVE } from '#rubato/protocol/specs.js';
-import { BATCH, SLOT } from '#rubato/protocol/tables.js';
+import { BATCH, BATCH_OPEN, COUNTER_OF_OUTCOME, SHARD_MODEL, SLOT } from '#rubato/protocol/tables.js';
 import type { VirtualHost } from '#rubato/sim/virtual-host.js';
 import type { ChangeSteps, Known, Spec } from '../sim/change-steps.js';
 import { finishNs, type PolicyMargins } from '../sim/reference-policy.js';
@@ -33,6 +33,9 @@ export interface Request {
   /** Where its completion stands: it is read when the lane's tail has passed it. */
   lane: Tap | null;
   position: number;
+  /** Where its end was said last, and how often its shard had died by then. */
+  saidAt: number;
+  deaths: number;
 }
 
 export class Checker implements Observer {
@@ -47,6 +50,8 @@ export class Checker implements Observer {
   tables!: Tables;
   /** Called before a candidate is published. */
   onPublish: () => void = () => {};
+  /** Whether every role is as after a poll of its own: no thread is dead, or has not got over the death of the one before. */
+  isWhole: () => boolean = () => true;
   /** The shard that is being polled. */
   polling = -1;
   open = 0;
@@ -60,13 +65,20 @@ export class Checker implements Observer {
   readonly #lastOfGpu = new Map<number, Batch>();
   #completions: Tap[] = [];
   #done!: Tap;
-  readonly #expired: Request[] = [];
+  #expired: Request[] = [];
+  /** Deaths by shard. */
+  #deaths = new Float64Array(0);
   /** By model number: requests without an end, and of these those in no batch. */
   #openOf = new Float64Array(0);
   #waiting = new Float64Array(0);
   /** The most that may have been in the queue in the course of this step: what was there before it, and has come since. */
   #waitedBefore = new Float64Array(0);
   #submitted = 0;
+  /** By model number and outcome. */
+  readonly #endingsOf = new Map<string, number>();
+  readonly #batchesOf = new Map<number, { batches: number; requests: number }>();
+  /** Of the GPUs that have their numbers now. */
+  readonly #usedOf = new Map<number, { batches: number; busyNs: number }>();
 
   constructor(margins: PolicyMargins, faults: Faults, trace: Trace) {
     this.#margins = margins;
@@ -81,6 +93,7 @@ export class Checker implements Observer {
     this.tables = new Tables(host.memory, (rule, text) => this.fail(rule, text));
     this.#completions = host.memory.clients.flatMap((client) => client.completions.map((lane) => new Tap(lane)));
     this.#done = new Tap(host.memory.hosts[0]!.done);
+    this.#deaths = new Float64Array(host.memory.shards.length);
     this.#openOf = new Float64Array(host.memory.limits.models);
     this.#waiting = new Float64Array(host.memory.limits.models);
     this.#waitedBefore = new Float64Array(host.memory.limits.models);
@@ -111,7 +124,7 @@ export class Checker implements Observer {
     const at = (this.host.memory.slots >> 2) + slot * SLOT.words;
     const request: Request = {
       index: this.#submitted++, client, slot, generation: i32[at + SLOT.at.generation]!, tag, arrivalNs, deadlineNs: f64[(at >> 1) + SLOT.at.deadlineNs]!,
-      state: 'open', isCommitted: false, cancel: 'no', isExpired: false, lane: null, position: 0,
+      state: 'open', isCommitted: false, cancel: 'no', isExpired: false, lane: null, position: 0, saidAt: 0, deaths: 0,
     };
     this.requests.set(slot, request);
     this.open++;
@@ -152,12 +165,18 @@ export class Checker implements Observer {
     if (known === undefined || known.isFrozen || known.shard !== this.polling) this.fail('batch', `shard ${this.polling} has closed a batch of model ${model}, which ${known === undefined ? 'is not there' : known.isFrozen ? 'is frozen' : `is shard ${known.shard}'s`}`);
     const place = this.host.memory.shards[this.polling]!;
     const row = (from - (place.batchSlots >> 2)) / place.batchStride;
+    this.#closed(nowNs, model, gpu, this.polling, row, execNs, invalidAfterNs, Array.from(slots.subarray(from, from + size)));
+  }
+
+  #closed(nowNs: number, model: number, gpu: number, shard: number, row: number, execNs: number, invalidAfterNs: number, slots: readonly number[]): void {
+    const known = this.changes.known.get(model);
+    const size = slots.length;
     const maxBatch = Math.max(...known!.specs.map(({ config }) => config.maxBatch));
     this.#check(size >= 1 && size <= maxBatch, 'batch', () => `model ${model} has closed a batch of ${size}, at most ${maxBatch} may be in one`);
     this.#check(!this.changes.closedGpus.has(gpu), 'gpu', () => `a batch for GPU ${gpu}, which has left`);
     const batch: Batch = {
-      model, gpu, execNs, invalidAfterNs, row, shard: this.polling, plannedNs: nowNs, slots: Array.from(slots.subarray(from, from + size)),
-      number: this.tables.i32[(place.batchHeaders >> 2) + row * BATCH.words + BATCH.at.number]!,
+      model, gpu, execNs, invalidAfterNs, row, shard, plannedNs: nowNs, slots, wasInterrupted: false,
+      number: this.tables.i32[(this.host.memory.shards[shard]!.batchHeaders >> 2) + row * BATCH.words + BATCH.at.number]!,
       lengthsNs: known!.specs.map(({ profile }) => profile[size] ?? Infinity), previous: this.#lastOfGpu.get(gpu) ?? null,
       mayBeLate: known!.specs.some(({ config }) => config.dropPolicy === DROP_NEVER), startNs: NaN, endNs: NaN, failed: false, left: size,
     };
@@ -181,6 +200,47 @@ export class Checker implements Observer {
     request!.state = 'batched';
     this.#batchOf.set(slot, batch);
     this.#waiting[batch.model]!--;
+  }
+
+  /**
+   * The thread of a shard has died. What it was about to say is known from the tables: a batch is closed from the last word of
+   * its row on, a request is given up when its outcome stands.
+   */
+  shardDied(shard: number): void {
+    const { i32, f64 } = this.tables;
+    const { memory } = this.host;
+    this.#takeSaid();
+    this.#deaths[shard]!++;
+    for (const request of this.#expired) {
+      const at = (memory.slots >> 2) + request.slot * SLOT.words;
+      request.isExpired = i32[at + SLOT.at.outcomeGeneration] === request.generation;
+    }
+    this.#expired = this.#expired.filter(({ isExpired }) => isExpired);
+    const place = memory.shards[shard]!;
+    for (let row = 0; row < place.batchRows; row++) {
+      const header = (place.batchHeaders >> 2) + row * BATCH.words;
+      if (i32[header + BATCH.at.state] !== BATCH_OPEN) continue;
+      const model = i32[header + BATCH.at.model]!;
+      const before = this.#batches.get(`${shard} ${row}`);
+      if (before !== undefined && before.model === model && before.number === i32[header + BATCH.at.number]) continue;
+      const from = (place.batchSlots >> 2) + row * place.batchStride;
+      const slots = Array.from(i32.subarray(from, from + i32[header + BATCH.at.size]!));
+      const deadlineNs = Math.min(...slots.map((slot) => this.requests.get(slot)!.deadlineNs));
+      const mayBeLate = this.#specsOf(model).some(({ config }) => config.dropPolicy === DROP_NEVER);
+      const execNs = f64[(header >> 1) + BATCH.at.execNs]!;
+      this.#closed(this.host.nowNs, model, i32[header + BATCH.at.gpu]!, shard, row, execNs, mayBeLate ? Infinity : deadlineNs - f64[(header >> 1) + BATCH.at.lengthNs]!, slots);
+    }
+  }
+
+  /** The thread of the device has died: what ran begins once more. */
+  deviceDied(): void {
+    this.#takeDone();
+    for (const batch of this.#batches.values()) if (Number.isNaN(batch.endNs) && batch.execNs <= this.host.nowNs) batch.wasInterrupted = true;
+  }
+
+  /** What is counted for a GPU counts from its coming on. */
+  gpuGone(gpu: number): void {
+    this.#usedOf.delete(gpu);
   }
 
   refused(nowNs: number, model: number, gpu: number): void {
@@ -210,8 +270,9 @@ export class Checker implements Observer {
   // ---------------------------------------------------------------- after every step
 
   stepped(): void {
-    this.#takeDone();
-    for (const lane of this.#completions) for (let at = lane.next(); at >= 0; at = lane.next()) this.#completed(lane, at);
+    this.#takeSaid();
+    this.tables.checkLanes();
+    if (!this.isWhole()) return; // the step that a dead thread has begun is not over
     this.#waitedBefore.set(this.#waiting);
     for (const request of this.#expired.splice(0)) this.#check(request.state === 'ended', 'one outcome', () => `request ${request.index} was given up and has not ended`);
     for (const { gpu } of this.#ending) this.fail('one outcome', `not all requests of a batch of GPU ${gpu} have ended with it`);
@@ -219,7 +280,27 @@ export class Checker implements Observer {
     for (let model = 0; model < this.#openOf.length; model++) {
       const { inFlight } = this.host.stats.raw(model);
       this.#check(inFlight === this.#openOf[model], 'accounting', () => `model ${model} counts ${inFlight} requests in flight, ${this.#openOf[model]} are open`);
+      this.#checkCounters(model);
     }
+  }
+
+  #checkCounters(model: number): void {
+    const row = ((this.host.memory.shardModels >> 2) + model * SHARD_MODEL.words) >> 1;
+    for (const [name, outcome] of Object.entries(OUTCOME)) {
+      const counted = this.tables.f64[row + COUNTER_OF_OUTCOME + outcome]!;
+      const ended = this.#endingsOf.get(`${model} ${outcome}`) ?? 0;
+      this.#check(counted === ended, 'accounting', () => `model ${model} counts ${counted} requests as ${name}, ${ended} have ended so`);
+    }
+    const batches = this.tables.f64[row + SHARD_MODEL.at.batches]!;
+    const batched = this.tables.f64[row + SHARD_MODEL.at.batched]!;
+    const ran = this.#batchesOf.get(model) ?? { batches: 0, requests: 0 };
+    this.#check(batches === ran.batches && batched === ran.requests, 'accounting', () => `model ${model} counts ${batches} batches of ${batched} requests, it was ${ran.batches} of ${ran.requests}`);
+  }
+
+  /** What devices and shards have said by now. */
+  #takeSaid(): void {
+    this.#takeDone();
+    for (const lane of this.#completions) for (let at = lane.next(); at >= 0; at = lane.next()) this.#completed(lane, at);
   }
 
   #takeDone(): void {
@@ -235,6 +316,8 @@ export class Checker implements Observer {
     batch!.endNs = f64[(at >> 1) + DEVICE_DONE.at.endNs]!;
     batch!.failed = i32[at + DEVICE_DONE.at.status] !== STATUS_OK;
     this.batchesRun++;
+    const used = this.#usedOf.get(gpu) ?? { batches: 0, busyNs: 0 };
+    this.#usedOf.set(gpu, { batches: used.batches + 1, busyNs: used.busyNs + batch!.endNs - batch!.startNs });
     this.#trace.note('done', gpu, batch!.startNs, batch!.endNs, batch!.failed ? 1 : 0);
     const { previous, startNs } = batch!;
     this.#check(previous === null || previous.endNs <= startNs, 'gpu', () => `GPU ${gpu} ran a batch from ${startNs}, the one before ended at ${previous!.endNs}`);
@@ -250,6 +333,8 @@ export class Checker implements Observer {
     const slot = i32[at + COMPLETION.at.slot]!;
     const packed = i32[at + COMPLETION.at.outcome]!;
     const request = this.requests.get(slot);
+    const shard = this.#completions.indexOf(lane) % this.#deaths.length;
+    if (request !== undefined && request.state === 'ended' && this.#isSaidAgain(request, lane, at, shard)) return;
     if (request === undefined || request.state === 'ended' || request.generation !== i32[at + COMPLETION.at.generation]) this.fail('one outcome', `slot ${slot} got outcome ${outcomeOf(packed)} though its request is ${request?.state}`);
     const word = (this.host.memory.slots >> 2) + slot * SLOT.words;
     this.#check(i32[word + SLOT.at.outcomeGeneration] === request!.generation && i32[word + SLOT.at.outcome] === packed, 'one outcome', () => `the slot table does not know outcome ${outcomeOf(packed)} of slot ${slot}`);
@@ -257,14 +342,30 @@ export class Checker implements Observer {
     const outcome = outcomeOf(packed);
     const batch = this.#batchOf.get(slot);
     if (batch === undefined) this.#endedUnrun(request!, outcome);
-    else this.#ranIn(request!, batch, outcome, packed, endNs);
+    else this.#ranIn(request!, batch, outcome, packed, endNs, this.#deaths[shard]! > 0);
     request!.state = 'ended';
+    request!.deaths = this.#deaths[shard]!;
     request!.lane = lane;
-    request!.position = (lane.position - 1) | 0;
+    request!.position = request!.saidAt = (lane.position - 1) | 0;
     this.open--;
     this.#openOf[request!.tag & MODEL_MASK]!--;
     this.endings[outcome]!++;
+    const ending = `${request!.tag & MODEL_MASK} ${outcome}`;
+    this.#endingsOf.set(ending, (this.#endingsOf.get(ending) ?? 0) + 1);
     this.#trace.note('end', request!.index, outcome, endNs);
+  }
+
+  /** A shard that takes over says again what its clients may not have heard, once. */
+  #isSaidAgain(request: Request, lane: Tap, at: number, shard: number): boolean {
+    const { i32 } = lane;
+    const word = (this.host.memory.slots >> 2) + request.slot * SLOT.words;
+    const isSame = lane === request.lane && i32[at + COMPLETION.at.generation] === request.generation && i32[at + COMPLETION.at.outcome] === i32[word + SLOT.at.outcome];
+    if (!isSame || request.deaths === this.#deaths[shard]) return false;
+    this.#check(((lane.tail - request.saidAt) | 0) > 0, 'lane', () => `the end of request ${request.index} was said again, and its client has not read it yet`);
+    request.saidAt = (lane.position - 1) | 0;
+    request.deaths = this.#deaths[shard]!;
+    this.#trace.note('again', request.index);
+    return true;
   }
 
   #endedUnrun(request: Request, outcome: number): void {
@@ -285,8 +386,10 @@ export class Checker implements Observer {
     this.#check(request.cancel !== 'known' || outcome === OUTCOME.cancelled, 'cancel', () => `request ${request.index} was cancelled and ended with ${outcome}`);
   }
 
-  #ranIn(request: Request, batch: Batch, outcome: number, packed: number, endNs: number): void {
+  #ranIn(request: Request, batch: Batch, outcome: number, packed: number, saidNs: number, maybeAgain: boolean): void {
     this.#batchOf.delete(request.slot);
+    // Said again, it is known by the slot's words, which are float32.
+    const endNs = maybeAgain && Math.abs(saidNs - batch.endNs) <= 2 ** -22 * (batch.endNs - request.arrivalNs + request.deadlineNs - request.arrivalNs) ? batch.endNs : saidNs;
     this.#check(endNs === batch.endNs, 'legal outcome', () => `request ${request.index} ended at ${endNs}, its batch at ${batch.endNs}`);
     this.#check(batchSizeOf(packed) === batch.slots.length && gpuOf(packed) === batch.gpu, 'legal outcome', () => `request ${request.index} ran in a batch of ${batch.slots.length} on GPU ${batch.gpu}, its outcome says otherwise`);
     const late = endNs > request.deadlineNs;
@@ -294,7 +397,10 @@ export class Checker implements Observer {
     const legal = outcome === OUTCOME.cancelled ? request.cancel !== 'no' : outcome === served && request.cancel !== 'known';
     this.#check(legal, request.cancel === 'known' ? 'cancel' : 'legal outcome', () => `request ${request.index} ended at ${endNs} with ${outcome}, expected ${served} (deadline ${request.deadlineNs}, cancel ${request.cancel})`);
     this.#check(!late || batch.mayBeLate || this.#faults.excuse(batch), 'invalidAfter', () => `request ${request.index} was late by ${endNs - request.deadlineNs} without a fault`);
-    if (--batch.left > 0 || this.#ending.delete(batch)) return;
+    if (--batch.left > 0) return;
+    const ran = this.#batchesOf.get(batch.model) ?? { batches: 0, requests: 0 };
+    this.#batchesOf.set(batch.model, { batches: ran.batches + 1, requests: ran.requests + batch.slots.length });
+    if (this.#ending.delete(batch)) return;
     this.#batches.delete(`${batch.shard} ${batch.row}`);
   }
 
@@ -321,6 +427,11 @@ export class Checker implements Observer {
     for (let gpu = 0; gpu < this.host.memory.limits.gpus; gpu++) {
       const model = this.tables.gpu(gpu, 'grantModel');
       this.#check(model === -1, 'grant', () => `the grant of GPU ${gpu} to model ${model} is not answered at rest`);
+      const used = this.#usedOf.get(gpu);
+      if (used === undefined) continue;
+      const batches = this.tables.gpu(gpu, 'batches');
+      const busyNs = this.tables.gpu(gpu, 'busyNs');
+      this.#check(batches === used.batches && busyNs === used.busyNs, 'accounting', () => `GPU ${gpu} counts ${batches} batches and ${busyNs} ns, it was ${used.batches} and ${used.busyNs} ns`);
     }
   }
 

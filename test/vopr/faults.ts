@@ -41,6 +41,7 @@ export class Faults {
   /** Whether a batch that has ended may have started late or taken another time than planned. */
   excuse(batch: Batch): boolean {
     const { gpu, plannedNs, startNs, endNs, previous } = batch;
+    if (batch.wasInterrupted) return true;
     if (this.#pauses.some(({ fromNs, toNs }) => fromNs <= endNs && toNs >= plannedNs)) return true;
     const states = this.#devices.get(gpu) ?? [];
     const isFaulty = states.some(({ fromNs, slowdown, jitter }, k) => (slowdown !== 1 || jitter !== 0) && fromNs <= startNs && startNs <= (states[k + 1]?.fromNs ?? Infinity));

@@ -1,15 +1,15 @@
 /**
- * npm run vopr -- [--seeds N] [--from SEED] [--scenario FILE] [--deaths] [--trace]
+ * npm run vopr -- [--seeds N] [--from SEED] [--scenario FILE] [--points] [--trace]
  *
  * Plays N scenarios (default 1000), each drawn from its seed, and prints each seed's hash with --trace. On a violation it
- * prints the seed and the shortest scenario that it can find as JSON; --scenario plays such a file. --deaths kills roles
- * at any statement, with requests in flight.
+ * prints the seed and the shortest scenario that it can find as JSON; --scenario plays such a file. --points lists the
+ * statements at which threads have died, and those at which none has.
  */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { instrument } from '../kill/instrument.js';
+import { instrument, type KillPoint, type KillSwitch } from '../kill/instrument.js';
 import { Copies } from '../sim/copies.js';
-import { type Parts, PARTS, partsOf } from './parts.js';
+import { type Parts, partsOf } from './parts.js';
 import { type Scenario, scenarioOf } from './scenario.js';
 import { shrink } from './shrink.js';
 import { World } from './world.js';
@@ -19,7 +19,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '1000' },
     from: { type: 'string', default: '1' },
     scenario: { type: 'string' },
-    deaths: { type: 'boolean', default: false },
+    points: { type: 'boolean', default: false },
     trace: { type: 'boolean', default: false },
   },
 });
@@ -40,10 +40,12 @@ function playFile(file: string, parts: Parts): void {
 
 function playSeeds(from: number, count: number, parts: Parts): void {
   let polls = 0;
+  let deaths = 0;
   for (let seed = from; seed < from + count; seed++) {
-    const scenario = scenarioOf(seed, { deaths: values.deaths });
+    const scenario = scenarioOf(seed);
     const result = new World(scenario, parts).play();
     polls += result.polls;
+    deaths += result.deaths;
     if (values.trace) console.log(`${seed} ${result.hash}`);
     if (result.violation === null) continue;
     console.log(`seed ${seed}: ${result.violation.message}`);
@@ -54,14 +56,21 @@ function playSeeds(from: number, count: number, parts: Parts): void {
     process.exitCode = 1;
     return;
   }
-  console.log(`${count} seeds from ${from}, ${polls} polls: no rule was broken`);
+  console.log(`${count} seeds from ${from}, ${polls} polls, ${deaths} deaths: no rule was broken`);
 }
 
-const copies = values.deaths ? new Copies() : null;
+function listPoints(points: readonly KillPoint[], { died, passed }: KillSwitch): void {
+  points.forEach(({ file, line, function: name, statement }, n) => console.log(`${died[n]} of ${passed[n]}  ${file}:${line} ${name}: ${statement}`));
+  console.log(`${points.filter((_, n) => died[n]! > 0).length} of ${points.length} statements were the last of a thread, ${points.filter((_, n) => passed[n]! > 0).length} were passed`);
+}
+
+const copies = new Copies();
 try {
-  const parts = copies === null ? PARTS : await partsOf(instrument(copies).copy, true);
+  const { copy, points } = instrument(copies);
+  const parts = await partsOf(copy, true);
   if (values.scenario !== undefined) playFile(values.scenario, parts);
   else playSeeds(wholeNumber('from'), wholeNumber('seeds'), parts);
+  if (values.points) listPoints(points, parts.kill!);
 } finally {
-  copies?.remove();
+  copies.remove();
 }

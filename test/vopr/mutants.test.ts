@@ -3,10 +3,12 @@
  * that is found late says so.
  */
 import assert from 'node:assert/strict';
-import { after, describe, it } from 'node:test';
-import { Copies } from '../sim/copies.js';
+import { after, describe, it, type TestContext } from 'node:test';
+import { instrument } from '../kill/instrument.js';
+import { Copies, edited } from '../sim/copies.js';
+import { DEATH_MUTANTS } from './death-mutants.js';
 import { MUTANTS } from './mutants.js';
-import { partsOf } from './parts.js';
+import { type Parts, partsOf } from './parts.js';
 import { scenarioOf } from './scenario.js';
 import { World } from './world.js';
 
@@ -15,18 +17,25 @@ const SEEDS = 200;
 const copies = new Copies();
 after(() => copies.remove());
 
+function isFound(parts: Parts, test: TestContext): void {
+  for (let seed = 1; seed <= SEEDS; seed++) {
+    const { violation } = new World(scenarioOf(seed), parts).play();
+    if (violation === null) continue;
+    test.diagnostic(`seed ${seed}: ${violation.message.split('\n')[0]}`);
+    return;
+  }
+  assert.fail(`${SEEDS} seeds broke no rule`);
+}
+
 describe(`within ${SEEDS} seeds a rule is broken by a scheduler`, () => {
   for (const mutant of MUTANTS) {
-    it(`that ${mutant.name}`, async (test) => {
-      const parts = await partsOf(copies.mutate(mutant, mutant.name));
-      for (let seed = 1; seed <= SEEDS; seed++) {
-        const { violation } = new World(scenarioOf(seed), parts).play();
-        if (violation === null) continue;
-        test.diagnostic(`seed ${seed}: ${violation.message.split('\n')[0]}`);
-        return;
-      }
-      assert.fail(`${SEEDS} seeds broke no rule`);
-    });
+    it(`that ${mutant.name}`, async (test) => isFound(await partsOf(copies.mutate(mutant, mutant.name)), test));
+  }
+});
+
+describe(`within ${SEEDS} seeds with deaths a rule is broken by a scheduler`, () => {
+  for (const mutant of DEATH_MUTANTS) {
+    it(`that after a death ${mutant.name}`, async (test) => isFound(await partsOf(instrument(copies, edited(mutant, mutant.name)).copy, true), test));
   }
 });
 

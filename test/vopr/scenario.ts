@@ -21,6 +21,12 @@ export interface ModelData {
   readonly maxQueue: number;
 }
 
+/** After `left` more statements; or, whichever thread it is, at the statement that lies at `share` of all, after `left` passes of it. */
+export interface DeathData {
+  readonly left: number;
+  readonly share: number | null;
+}
+
 export type VoprEvent = { readonly at: number } & (
   /** `sloNs` 0 = the model's own; `count` requests at once, that were due `lateNs` ago. */
   | { readonly kind: 'submit'; readonly client: number; readonly model: number; readonly count: number; readonly sloNs: number; readonly lateNs: number }
@@ -39,8 +45,11 @@ export type VoprEvent = { readonly at: number } & (
   | { readonly kind: 'move'; readonly model: number; readonly shard: number }
   | { readonly kind: 'add-gpu'; readonly gpu: number }
   | { readonly kind: 'remove-gpu'; readonly gpu: number }
-  /** A role's thread dies, after so many more of its statements (needs a copy with kill points), or, without it, at once if nothing is in flight; a new one takes its place. */
-  | { readonly kind: 'kill'; readonly role: RoleKind; readonly index: number; readonly after?: number }
+  /**
+   * The thread of a role dies, and each one that takes its place as often as there are more `deaths`, which may be before it
+   * polls. (Without kill points it dies once, between two polls.) After the first death nobody is there for `downNs`.
+   */
+  | { readonly kind: 'kill'; readonly role: RoleKind; readonly index: number; readonly deaths: readonly DeathData[]; readonly downNs: number }
 );
 
 export interface Scenario {
@@ -58,6 +67,10 @@ export interface Scenario {
   readonly maxGpus: number;
   /** Polls of single roles in any order, at most so many before all are polled in turn. */
   readonly scramble: number;
+  /** One thread for all roles; otherwise each shard has its own, and the dispatcher. */
+  readonly single: boolean;
+  /** As callback devices: on a thread that does not die, and not the dispatcher's. */
+  readonly deviceApart: boolean;
   /** Share of polls in which other roles are polled at some of its atomic operations, as if they ran on other cores. */
   readonly interrupt: number;
   readonly events: readonly VoprEvent[];
@@ -91,22 +104,18 @@ export function configOf(scenario: Scenario): SchedulerConfig {
 
 // ---------------------------------------------------------------- drawing
 
-export interface DrawOptions {
-  /** Whether roles die with requests in flight. */
-  readonly deaths?: boolean;
-}
-
 /** Times are whole multiples of one of these, so that ends, deadlines and arrivals meet. */
 const UNITS = [7, 100_000, 1_000_000];
 
-export function scenarioOf(seed: number, options: DrawOptions = {}): Scenario {
-  return new Draw(seed, options).scenario();
+export function scenarioOf(seed: number): Scenario {
+  return new Draw(seed).scenario();
 }
 
 class Draw {
   readonly #random: Random;
   readonly #seed: number;
-  readonly #deaths: boolean;
+  /** Of deaths. */
+  readonly #chances: Random;
   readonly #unit: number;
   readonly #shards: number;
   readonly #clients: number;
@@ -118,10 +127,10 @@ class Draw {
   /** Which kinds of faults this scenario has: many have few, so that the strict rules for a sound machine apply. */
   readonly #faults: ReadonlySet<string>;
 
-  constructor(seed: number, { deaths = false }: DrawOptions) {
+  constructor(seed: number) {
     this.#random = new Random(seed, 1);
     this.#seed = seed;
-    this.#deaths = deaths;
+    this.#chances = new Random(seed, 3);
     this.#unit = this.#pick(UNITS);
     this.#shards = this.#pick([1, 1, 2, 3, 4]);
     this.#clients = this.#pick([1, 2, 3]);
@@ -165,6 +174,8 @@ class Draw {
       gpus: this.#gpus,
       maxGpus: this.#maxGpus,
       scramble: this.#pick([0, 3, 8]),
+      single: this.#faults.has('kill') && this.#chances.uniform() < 0.4,
+      deviceApart: !this.#faults.has('kill') || this.#chances.uniform() < 0.4,
       interrupt: this.#pick([0, 0.1, 1]),
       events: this.#events(),
     };
@@ -192,6 +203,7 @@ class Draw {
     for (let k = 0; k < count; k++) {
       at += this.#gap();
       events.push(this.#event(at));
+      if (this.#faults.has('kill') && this.#chances.uniform() < (events.at(-1)!.kind === 'move' ? 0.8 : 0.15)) events.push(this.#kill(at));
       // A storm: the same again and again, at the same moment or nearly.
       if (this.#chance(0.03)) for (let more = this.#int(15); more > 0; more--) events.push(this.#event((at += this.#units(0, 1))));
     }
@@ -212,7 +224,7 @@ class Draw {
     if (kind < 0.24 && faults.has('die') && this.#clients > 1) return { at, kind: this.#chance(0.5) ? 'die' : 'open', client: 1 + this.#int(this.#clients - 1) };
     if (kind < 0.35 && faults.has('change')) return this.#change(at);
     if (kind < 0.4 && faults.has('gpus')) return { at, kind: this.#chance(0.5) ? 'add-gpu' : 'remove-gpu', gpu: this.#int(this.#maxGpus - 1) };
-    if (kind < 0.43 && faults.has('kill')) return { at, kind: 'kill', ...this.#role(), ...(this.#deaths ? { after: Math.floor(4000 ** this.#random.uniform()) } : {}) };
+    if (kind < 0.43 && faults.has('kill')) return this.#kill(at);
     return this.#submit(at);
   }
 
@@ -255,8 +267,32 @@ class Draw {
     return { at, kind: 'move', model, shard: this.#int(this.#shards) };
   }
 
+  #kill(at: number): VoprEvent {
+    const chances = this.#chances;
+    const deaths = Math.max(0, 3 - Math.floor(chances.uniform() * 10)); // three in four die once
+    const down = chances.uniform();
+    return {
+      at,
+      kind: 'kill',
+      ...this.#roleOf(chances),
+      deaths: Array.from({ length: 1 + deaths }, () => this.#death()),
+      downNs: down < 0.85 ? 0 : Math.floor(1 + chances.uniform() * 40) * this.#unit,
+    };
+  }
+
+  /** Most polls are short, one that takes over is long; and what is rare is as worth a death as what is not. */
+  #death(): DeathData {
+    const chances = this.#chances;
+    const share = chances.uniform() < 0.7 ? chances.uniform() : null;
+    return { left: Math.floor((share === null ? 5000 : 8) ** chances.uniform()) - 1, share };
+  }
+
   #role(): { role: RoleKind; index: number } {
-    const index = this.#int(this.#shards + 2);
+    return this.#roleOf(this.#random);
+  }
+
+  #roleOf(random: Random): { role: RoleKind; index: number } {
+    const index = Math.floor(random.uniform() * (this.#shards + 2));
     return index < 2 ? { role: index === 0 ? 'device' : 'dispatcher', index: 0 } : { role: 'shard', index: index - 2 };
   }
 }

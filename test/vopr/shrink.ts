@@ -42,6 +42,8 @@ function simplifications({ margins, models, gpus, shards, clients }: Scenario): 
   return [
     { interrupt: 0 },
     { scramble: 0 },
+    { single: false },
+    { deviceApart: true },
     ...(shards > 1 ? [{ shards: 1 }, { shards: shards - 1 }] : []),
     ...(clients > 1 ? [{ clients: 1 }, { clients: clients - 1 }] : []),
     ...(models.length > 1 ? [{ models: models.slice(0, 1) }, { models: models.slice(0, -1) }] : []),
@@ -66,6 +68,12 @@ function simplerEvents(event: VoprEvent): VoprEvent[] {
       ...(event.count > 1 ? [{ ...event, count: event.count >> 1 }, { ...event, count: event.count - 1 }] : []),
       ...(event.lateNs > 0 ? [{ ...event, lateNs: 0 }] : []),
       ...(event.sloNs > 0 ? [{ ...event, sloNs: 0 }] : []),
+    ];
+  }
+  if (event.kind === 'kill') {
+    return [
+      ...(event.deaths.length > 1 ? [{ ...event, deaths: event.deaths.slice(0, -1) }, { ...event, deaths: event.deaths.slice(1) }] : []),
+      ...(event.downNs > 0 ? [{ ...event, downNs: 0 }] : []),
     ];
   }
   if (event.kind === 'cancel' && event.count > 1) return [{ ...event, count: 1 }];

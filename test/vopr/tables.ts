@@ -109,6 +109,8 @@ export interface Batch {
   endNs: number;
   failed: boolean;
   left: number;
+  /** It was to run when the thread of its device died: it runs again. */
+  wasInterrupted: boolean;
 }
 
 export class Tables {
@@ -167,12 +169,15 @@ export class Tables {
 
   // ---------------------------------------------------------------- after every step
 
-  /** `batches` by shard and row: those that are open. */
-  check(batches: ReadonlyMap<string, Batch>): void {
+  checkLanes(): void {
     for (const lane of this.#lanes) {
       const { unread } = lane;
       if (unread < 0 || unread > lane.capacity) this.#fail('lane', `a lane for ${lane.capacity} records holds ${unread}`);
     }
+  }
+
+  /** `batches` by shard and row: those that are open. */
+  check(batches: ReadonlyMap<string, Batch>): void {
     this.#checkBatches(batches);
     this.#checkGpus(batches);
   }

@@ -13,10 +13,11 @@ import type { RoleHost } from '#rubato/scheduler/engine.js';
 import type { RoleKind, VirtualHost } from '#rubato/sim/virtual-host.js';
 import { withAtomicsWatched } from '../ringbuf/interleave.js';
 import { ChangeSteps, type Step } from '../sim/change-steps.js';
+import type { Death } from '../kill/instrument.js';
 import { Checker, type Request } from './checker.js';
 import { Faults } from './faults.js';
 import type { Parts } from './parts.js';
-import { configOf, GPU_SPEC, MAX_BATCH, type Scenario, specOf, type VoprEvent } from './scenario.js';
+import { configOf, type DeathData, GPU_SPEC, MAX_BATCH, type Scenario, specOf, type VoprEvent } from './scenario.js';
 import { Violation } from './tables.js';
 import { Trace } from './trace.js';
 
@@ -41,16 +42,31 @@ interface Change {
   readonly ended: () => void;
 }
 
+/** A thread, which dies as a whole. */
+interface Thread {
+  /** In the order in which a new thread makes its roles. */
+  readonly seats: Seat[];
+  readonly mayDie: boolean;
+  isDead: boolean;
+  deadUntilNs: number;
+  readonly death: Death;
+  /** Of those that take its place. */
+  deaths: readonly DeathData[];
+  /** For how long nobody takes it. */
+  downNs: number;
+}
+
 /** A role that is polled: which it is, and what the fault that is on it does. */
 interface Seat {
   readonly kind: RoleKind;
   readonly index: number;
+  readonly thread: Thread;
   role: Role;
   /** It is being polled, perhaps interrupted. */
   isBusy: boolean;
+  /** It has polled, and so taken over from the one before it. */
+  hasPolled: boolean;
   pausedUntilNs: number;
-  /** Statements until it dies; -1: it lives. */
-  left: number;
 }
 
 export interface Result {
@@ -106,9 +122,9 @@ export class World {
     this.#clients[0] = { port: this.#host.client, pausedUntilNs: -Infinity, requests: [] };
     const drain = this.#host.client.drain.bind(this.#host.client);
     this.#host.client.drain = (nowNs) => (this.#isPaused(this.#clients[0]!) ? 0 : drain(nowNs));
-    const seat = (kind: RoleKind, index: number, role: Role): Seat => ({ kind, index, role, isBusy: false, pausedUntilNs: -Infinity, left: -1 });
-    this.#seats = [seat('device', 0, this.#host.device), ...this.#host.shards.map((shard, index) => seat('shard', index, shard)), seat('dispatcher', 0, this.#host.dispatcher)];
+    this.#seats = this.#seatRoles();
     for (const each of this.#seats) this.#watch(each);
+    this.#checker.isWhole = () => this.#isWhole();
     const i32 = this.#checker.tables.i32;
     this.#faults.dispatcherKnowsAll = () => i32[(memory.acks >> 2) + ACK_DISPATCHER] === i32[memory.version >> 2];
   }
@@ -123,9 +139,30 @@ export class World {
       if (error instanceof Violation) violation = error;
       else violation = new Violation('sound', this.#host.nowNs, error instanceof Error ? (error.stack ?? error.message) : String(error));
     }
+    this.#parts.kill?.disarm();
     this.#regions.stop();
     const { endings, batchesRun } = this.#checker;
     return { violation, hash: this.#trace.hash, trace: this.#trace.lines, polls: this.#polls, deaths: this.#deaths, endings, batches: batchesRun };
+  }
+
+  /** As scheduler.worker.ts: the dispatcher mends the table of GPUs, which the device then takes over from. */
+  #seatRoles(): Seat[] {
+    const { single, deviceApart } = this.#scenario;
+    const { shards, dispatcher, device } = this.#host;
+    const thread = (mayDie: boolean): Thread => ({ seats: [], mayDie, isDead: false, deadUntilNs: 0, death: { left: -1 }, deaths: [], downNs: 0 });
+    const seat = (kind: RoleKind, index: number, role: Role, on: Thread): Seat => {
+      const made = { kind, index, thread: on, role, isBusy: false, hasPolled: true, pausedUntilNs: -Infinity };
+      on.seats.push(made);
+      return made;
+    };
+    const main = thread(true);
+    const ofShards = shards.map((shard, index) => seat('shard', index, shard, single ? main : thread(true)));
+    const ofDispatcher = seat('dispatcher', 0, dispatcher, main);
+    return [seat('device', 0, device, deviceApart ? thread(false) : main), ...ofShards, ofDispatcher];
+  }
+
+  #isWhole(): boolean {
+    return this.#seats.every(({ hasPolled, thread }) => hasPolled && !thread.isDead);
   }
 
   #int(below: number): number {
@@ -145,6 +182,11 @@ export class World {
     role.poll = () => {
       role.cells[CELL_WORK] = 0;
       if (seat.role !== role) return; // it has died, and who polls it does not know yet
+      if (seat.thread.isDead) {
+        role.cells[CELL_NEXT] = seat.thread.deadUntilNs;
+        if (seat.thread.deadUntilNs <= this.#host.nowNs) this.#revive(seat.thread);
+        return;
+      }
       if (this.#isPaused(seat)) {
         role.cells[CELL_NEXT] = seat.pausedUntilNs;
         return;
@@ -154,7 +196,10 @@ export class World {
       if (seat.kind === 'shard') this.#checker.polling = seat.index;
       const done = this.#done;
       seat.isBusy = true;
-      this.#interruptible(seat, () => this.#pollOrDie(seat, poll));
+      this.#interruptible(seat, () => {
+        if (this.#runOrDie(seat.thread, poll)) seat.hasPolled = true;
+        else role.cells[CELL_WORK] = 1; // whoever polls all polls them once more
+      });
       seat.isBusy = false;
       this.#checker.polling = before;
       // What others have done meanwhile may concern this one, which has looked before.
@@ -169,31 +214,64 @@ export class World {
     };
   }
 
-  #pollOrDie(seat: Seat, poll: () => void): void {
+  /** Whether the thread has lived through `work`. */
+  #runOrDie(thread: Thread, work: () => void): boolean {
     const { kill } = this.#parts;
-    if (kill === null || seat.left < 0) {
-      poll();
-      return;
+    if (kill === null) {
+      work();
+      return true;
     }
-    kill.arm(seat.left);
+    const before = kill.enter(thread.mayDie ? thread.death : null);
     try {
-      poll();
-      seat.left = kill.disarm();
+      work();
+      return true;
     } catch (error) {
-      kill.disarm();
       if (!(error instanceof kill.KillError)) throw error;
-      this.#replace(seat);
+      this.#bury(thread);
+      return false;
+    } finally {
+      kill.enter(before);
     }
   }
 
-  #replace(seat: Seat): void {
-    const dead = seat.role;
-    seat.left = -1;
-    seat.role = this.#host.restartRole(seat.kind, seat.index);
-    this.#watch(seat);
+  #bury(thread: Thread): void {
+    const { nowNs } = this.#host;
+    thread.isDead = true;
+    thread.deadUntilNs = nowNs + thread.downNs;
+    if (thread.downNs > 0) this.#faults.paused(nowNs, thread.deadUntilNs);
+    thread.downNs = 0;
+    this.#awaitNext(thread);
     this.#deaths++;
-    dead.cells[CELL_WORK] = 1; // there is something new: whoever polls all polls them once more
-    this.#trace.note(`death of ${seat.kind}`, seat.index);
+    for (const { kind, index, role } of thread.seats) {
+      role.cells[CELL_NEXT] = thread.deadUntilNs;
+      if (kind === 'shard') this.#checker.shardDied(index);
+      if (kind === 'device') this.#checker.deviceDied();
+      this.#trace.note(`death of ${kind}`, index);
+    }
+  }
+
+  /** A death at a statement is that of the first thread that passes it. */
+  #awaitNext(thread: Thread): void {
+    const { kill } = this.#parts;
+    const [next] = thread.deaths;
+    thread.deaths = thread.deaths.slice(1);
+    thread.death.left = next?.share === null ? next.left : -1;
+    if (next !== undefined && next.share !== null) kill?.armAt(Math.floor(next.share * kill.passed.length), next.left + 1);
+  }
+
+  /** The one that takes its place may die in the middle of it. */
+  #revive(thread: Thread): void {
+    thread.isDead = false;
+    for (const seat of thread.seats) {
+      seat.role.cells[CELL_WORK] = 1; // there is something new: whoever polls all polls them once more
+      seat.hasPolled = false;
+    }
+    this.#runOrDie(thread, () => {
+      for (const seat of thread.seats) {
+        seat.role = this.#host.restartRole(seat.kind, seat.index);
+        this.#watch(seat);
+      }
+    });
   }
 
   /** Does `work`, a poll of `self` or what a client does; now and then others are polled at its atomic operations, as if it ran on another core. */
@@ -230,7 +308,7 @@ export class World {
   /** Nothing happens when it is being polled: a thread does not interrupt itself. */
   #pollSeat(seat: Seat): void {
     const { role } = seat;
-    if (seat.isBusy) return;
+    if (seat.thread.seats.some(({ isBusy }) => isBusy)) return;
     role.cells[CELL_NOW] = this.#host.nowNs;
     role.poll();
   }
@@ -289,8 +367,7 @@ export class World {
       const read = this.#drain();
       if (!this.#goOn() && !read) break;
     }
-    const isWhole = this.#seats.every((seat) => !this.#isPaused(seat));
-    if (isWhole) this.#checker.settled();
+    if (this.#isWhole() && this.#seats.every((seat) => !this.#isPaused(seat))) this.#checker.settled();
   }
 
   /** Clients show what they have submitted. */
@@ -338,7 +415,7 @@ export class World {
         this.#die(event.client);
         break;
       case 'kill':
-        this.#kill(event.role, event.index, event.after);
+        this.#kill(event);
         break;
       default:
         this.#change(event);
@@ -415,17 +492,16 @@ export class World {
     this.#interruptible(null, () => this.#regions.release(index));
   }
 
-  #kill(kind: RoleKind, index: number, after: number | undefined): void {
-    const seat = this.#seats.find((each) => each.kind === kind && each.index === index);
-    if (seat === undefined) return;
-    if (after !== undefined && this.#parts.kill !== null) {
-      seat.left = after;
+  #kill({ role, index, deaths, downNs }: VoprEvent & { kind: 'kill' }): void {
+    const thread = this.#seats.find((each) => each.kind === role && each.index === index)?.thread;
+    if (thread === undefined || !thread.mayDie || thread.isDead) return;
+    thread.downNs = downNs;
+    if (this.#parts.kill === null) {
+      this.#bury(thread);
       return;
     }
-    const { memory } = this.#host;
-    const i32 = this.#checker.tables.i32;
-    const isIdle = this.#checker.open === 0 && this.#seats.every((each) => !this.#isPaused(each)) && this.#specs.acknowledged(i32[memory.version >> 2]!);
-    if (isIdle) this.#replace(seat);
+    thread.deaths = deaths;
+    this.#awaitNext(thread);
   }
 
   // ---------------------------------------------------------------- changes
@@ -454,7 +530,10 @@ export class World {
       case 'remove-gpu':
         if (event.gpu < this.#scenario.maxGpus && this.#specs.gpuState(event.gpu) === GPU_ACTIVE && !this.#leaving.has(event.gpu)) {
           this.#leaving.add(event.gpu);
-          this.#begin(this.#steps.removeGpu(event.gpu), () => this.#leaving.delete(event.gpu));
+          this.#begin(this.#steps.removeGpu(event.gpu), () => {
+            this.#leaving.delete(event.gpu);
+            this.#checker.gpuGone(event.gpu);
+          });
         }
         break;
     }
@@ -493,7 +572,13 @@ export class World {
   #heal(): void {
     const { nowNs } = this.#host;
     for (const each of [...this.#seats, ...this.#clients]) if (each !== null) each.pausedUntilNs = Math.min(each.pausedUntilNs, nowNs);
-    for (const seat of this.#seats) seat.role.cells[CELL_NEXT] = nowNs;
+    for (const { thread, role } of this.#seats) {
+      role.cells[CELL_NEXT] = nowNs;
+      thread.deadUntilNs = Math.min(thread.deadUntilNs, nowNs);
+      thread.death.left = -1;
+      thread.deaths = [];
+    }
+    this.#parts.kill?.disarm();
     this.#faults.resumed(nowNs);
     for (let gpu = 0; gpu < this.#scenario.maxGpus; gpu++) this.#setDevice(gpu, { slowdown: 1, jitter: 0, failureRate: 0 });
     this.#settle();
@@ -517,6 +602,11 @@ export class World {
     }
     const isLost = Array.from({ length: this.#scenario.maxGpus }, (_, gpu) => gpu).some((gpu) => this.#faults.isLost(gpu));
     if (this.#changes.length > 0 && !isLost) this.#checker.fail('quiescence', `${this.#changes.length} changes have not come to their end`);
+    for (const client of this.#clients) {
+      if (client === null) continue;
+      const open = client.requests.filter(({ state }) => state !== 'ended').length;
+      if (client.port.inFlight !== open) this.#checker.fail('one outcome', `a client has ${client.port.inFlight} requests in flight, ${open} are open`);
+    }
     this.#checker.finished();
   }
 }
