@@ -20,15 +20,25 @@ const RATE_STANDS_NS = 50e6;
 const RATE_WINDOW_NS = 5e9;
 const SHARE_OF_SCALE = 0.9;
 const LARGEST_SHARE = 0.8;
+/** Batches are of all sizes around the target, so each is granted a part of what one of the target size bears. */
+const SHARE_OF_BEARABLE = 0.7;
+/**
+ * On fewer GPUs none is overbooked (look-ahead.ts) and the next one is far off: a wait is the first sign of a burst, and what starts
+ * now may hold the GPU that others will want for as long as the longest batch takes.
+ */
+const MANY_GPUS = 10;
 
 export class Cluster {
   /** The first poll at or after it is to call `tick`. */
   nextTickNs = -Infinity;
   /** κ as of the last tick. */
   scale = 0;
-  /** As of the last tick: how long a batch of the target size takes, by model, and in the mean of all batches. */
+  /** As of the last tick: how long a batch of the target size takes, by model. */
   readonly batchNs: Float64Array;
-  meanBatchNs = 0;
+  /** How far to look ahead: the time of a batch of the target size, in the mean of all batches; on few GPUs that of the longest. */
+  aheadNs = 0;
+  /** By model: how much later than its frontrun a batch may start without giving up heads: meanwhile it shrinks from t to θt. */
+  readonly bearsNs: Float64Array;
   /** GPUs that the load keeps busy in batches of the target sizes (κ = 1), and how much that varies within an SLO: one standard deviation. */
   loadGpus = 0;
   spreadGpus = 0;
@@ -50,6 +60,7 @@ export class Cluster {
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.batchNs = new Float64Array(models);
+    this.bearsNs = new Float64Array(models);
     this.#versions = new Int32Array(models);
     this.#counts = new Uint8Array(models);
     this.#maxBatch = new Int32Array(models);
@@ -85,31 +96,48 @@ export class Cluster {
     let batchTime = 0;
     let variance = 0;
     let totalPerNs = 0;
+    let longestNs = 0;
     for (let model = 0; model < this.#counts.length; model++) {
       if (this.#counts[model] === 0) continue;
       const row = (this.#memory.shardModels >> 2) + model * SHARD_MODEL.words;
       const ratePerNs = this.#ratePerNs(row, nowNs);
       if (ratePerNs === 0) continue;
-      // A profile may have become shorter since the shard has looked.
-      const target = Math.min(this.#i32[row + SHARD_MODEL.at.target]!, this.#maxBatch[model]!);
+      const target = this.#targetOf(model);
       const latencyNs = this.#latencies[model]!;
       const slopeNs = slopeOf(latencyNs, target, this.#maxBatch[model]!);
       this.batchNs[model] = latencyNs[target]!;
       batches += ratePerNs / target;
       batchTime += (ratePerNs / target) * latencyNs[target]!;
+      longestNs = Math.max(longestNs, latencyNs[target]!);
       requestGpus += ratePerNs * slopeNs;
       batchGpus += (ratePerNs * (latencyNs[1]! - slopeNs)) / target;
       totalPerNs += ratePerNs;
       const shareNs = latencyNs[target]! / target;
       variance += (shareNs * shareNs * ratePerNs * this.#f64[(row >> 1) + SHARD_MODEL.at.dispersion]!) / this.#sloNs[model]!;
     }
-    this.meanBatchNs = batches > 0 ? batchTime / batches : 0;
+    const meanNs = batches > 0 ? batchTime / batches : 0;
+    this.aheadNs = gpus < MANY_GPUS ? longestNs : meanNs;
     this.loadGpus = requestGpus + batchGpus;
     this.spreadGpus = Math.sqrt(variance);
     this.ratePerSecond = totalPerNs * 1e9;
     const left = gpus - requestGpus;
     this.scale = left > 0 ? Math.max(0, batchGpus / left) : Infinity;
-    this.#f64[(this.#memory.margins >> 3) + MARGIN_DROP_SHARE] = Math.min(LARGEST_SHARE, SHARE_OF_SCALE * this.scale);
+    const share = Math.min(LARGEST_SHARE, SHARE_OF_SCALE * this.scale);
+    this.#f64[(this.#memory.margins >> 3) + MARGIN_DROP_SHARE] = share;
+    const borne = gpus < MANY_GPUS ? 0 : SHARE_OF_BEARABLE * (1 - share);
+    for (let model = 0; model < this.#counts.length; model++) {
+      if (this.#counts[model] === 0) continue;
+      const latencyNs = this.#latencies[model]!;
+      // A target of 0: no rate is known yet.
+      const target = Math.max(1, this.#targetOf(model));
+      this.bearsNs[model] = borne * (latencyNs[target]! - latencyNs[1]!);
+    }
+  }
+
+  /** A profile may have become shorter since the shard has looked. */
+  #targetOf(model: number): number {
+    const row = (this.#memory.shardModels >> 2) + model * SHARD_MODEL.words;
+    return Math.min(this.#i32[row + SHARD_MODEL.at.target]!, this.#maxBatch[model]!);
   }
 
   /**

@@ -91,7 +91,7 @@ const batchKey = (model: number, number: number): string => `${model}:${number}`
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
   readonly pool: GpuPool;
-  readonly #cluster: Cluster;
+  readonly cluster: Cluster;
   readonly #advisor: Advisor;
   readonly lookAhead: LookAhead;
   readonly #observer: Observer | null;
@@ -156,8 +156,8 @@ export class DispatcherRole implements Role {
     const models = memory.limits.models;
     this.#memory = memory;
     this.pool = new GpuPool(memory);
-    this.#cluster = new Cluster(memory);
-    this.#advisor = new Advisor(memory, this.#cluster, this.pool);
+    this.cluster = new Cluster(memory);
+    this.#advisor = new Advisor(memory, this.cluster, this.pool);
     this.lookAhead = new LookAhead(models, memory.limits.gpus, Math.ceil(Math.max(...config.models.map((model) => model.sloNs)) / BUCKETS_PER_SLO));
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
@@ -206,8 +206,8 @@ export class DispatcherRole implements Role {
     const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
     // Nobody waits for the tick: it comes with the first poll after its time.
-    if (now >= this.#cluster.nextTickNs) {
-      this.#cluster.tick(now, this.pool.activeCount);
+    if (now >= this.cluster.nextTickNs) {
+      this.cluster.tick(now, this.pool.activeCount);
       if (now >= this.#advisor.nextEpochNs) this.#advisor.endEpoch(now);
     }
     if (this.#looksAhead) this.lookAhead.advance(now);
@@ -236,7 +236,7 @@ export class DispatcherRole implements Role {
       if (i32[row + GPU_SPEC.at.state] === GPU_NONE) this.pool.clear(gpu);
       this.pool.setActive(gpu, i32[row + GPU_SPEC.at.state] === GPU_ACTIVE);
     }
-    this.#cluster.takeChanges();
+    this.cluster.takeChanges();
     this.#looksAhead = false;
     for (let model = 0; model < this.#models; model++) {
       const row = (this.#memory.specs >> 2) + model * MODEL_SPEC.words;
@@ -337,7 +337,7 @@ export class DispatcherRole implements Role {
     this.#measureLateness(model, now);
     this.#forget(model);
     if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) {
-      this.#wantedNs[model] = Infinity;
+      this.#noteGivenUp(model, Infinity);
       return;
     }
     const double = at >> 1;
@@ -350,8 +350,8 @@ export class DispatcherRole implements Role {
     this.#due.set(model, exec - lead);
     this.#isDeferred[model] = exec - lead > now ? 1 : 0;
     if (!this.#looksAhead) return;
-    if (exec - lead > now) this.#wantedNs[model] = Infinity;
     const deadline = mailboxes.f64[double + CANDIDATE_DEADLINE_NS]!;
+    if (exec - lead > now) this.#noteGivenUp(model, deadline);
     this.#deadlineNs[model] = deadline;
     this.lookAhead.expect(model, mailboxes.f64[double + CANDIDATE_EXPECTED_NS]!, deadline);
     if ((mailboxes.i32[at + CANDIDATE_FLAGS]! & CANDIDATE_MAY_START) !== 0) this.#early.set(model, this.#rankNs[model]!);
@@ -502,7 +502,7 @@ export class DispatcherRole implements Role {
   #match(now: number): number {
     const work = this.#moveDueToWaiting(now);
     const granted = this.#grantWaiting(now);
-    return work + granted + (this.#looksAhead ? this.#grantEarly(now) : 0);
+    return work + granted + (this.#looksAhead ? this.#grantEarly(now, Infinity) : 0);
   }
 
   #moveDueToWaiting(now: number): number {
@@ -524,6 +524,9 @@ export class DispatcherRole implements Role {
     const freeAt = this.pool.freeAt;
     let granted = 0;
     while (waiting.nodes[1]! < Infinity) {
+      // While too many GPUs are wanted, whoever gathers competes with who is due: models with a large α are due long before their
+      // latest start, and would otherwise always go before those with a small one.
+      if (this.#looksAhead) granted += this.#grantEarly(now, waiting.nodes[1]!);
       const largestLead = -this.#waitingLead.nodes[1]!;
       if (freeAt.nodes[1]! > now + largestLead) break;
       const first = this.pool.firstFree(now);
@@ -547,13 +550,14 @@ export class DispatcherRole implements Role {
   }
 
   /**
-   * While more GPUs will be wanted at once, within the time of a mean batch, than there are without the reserve, those that
-   * are idle are given to candidates that are not due yet (ALGORITHM.md 1.7): the one with the smallest latest first.
+   * While more GPUs will be wanted at once, within the time of a batch (`Cluster.aheadNs`), than there are without the reserve, those that
+   * are idle are given to candidates that are not due yet (ALGORITHM.md 1.7): the one with the smallest latest first, if that
+   * is before `before`.
    */
-  #grantEarly(now: number): number {
+  #grantEarly(now: number, before: number): number {
     const early = this.#early;
     let granted = 0;
-    while (early.nodes[1]! < Infinity) {
+    while (early.nodes[1]! < before) {
       const model = early.first();
       const earliest = now + this.#leadNs[model]!;
       if (earliest > this.#invalidAfterNs[model]!) {
@@ -561,17 +565,13 @@ export class DispatcherRole implements Role {
         continue;
       }
       const gpu = this.pool.lowestFreeBy(earliest, now);
-      if (gpu < 0 || this.lookAhead.most(this.#cluster.meanBatchNs) <= this.#unreserved()) break;
+      if (gpu < 0 || this.lookAhead.most(this.cluster.aheadNs) <= this.lookAhead.unreserved(this.pool.activeCount)) break;
       const freeNs = this.pool.freeAt.get(gpu);
       if (this.#observer !== null) this.#observer.granted(now, model, gpu, earliest, freeNs, true);
       this.#grant(model, gpu, earliest, GRANT_EARLY);
       granted++;
     }
     return granted;
-  }
-
-  #unreserved(): number {
-    return this.pool.activeCount - Math.floor(this.lookAhead.reserve);
   }
 
   /** No GPU will be free in time for this candidate, so the next one gets its turn. When one turns out to be, or at the last moment, it asks again. */
@@ -647,14 +647,21 @@ export class DispatcherRole implements Role {
     this.#grantsPending[shard]!++;
   }
 
-  /** The GPU is taken for as long as the batch would be now; the answer says it better. The reserve learns from the wait. */
+  /** The GPU is taken for as long as the batch would be now; the answer says it better. The reserve learns from a wait that costs something. */
   #noteGrant(model: number, gpu: number, exec: number): void {
     const lengthNs = this.#deadlineNs[model]! - this.#invalidAfterNs[model]!;
     this.lookAhead.occupy(gpu, Number.isFinite(lengthNs) ? exec + lengthNs : Infinity);
     if (this.#isAdaptive[model] === 0) return;
     const wanted = this.#wantedNs[model]!;
-    const batchNs = this.#cluster.batchNs[model]!;
-    this.lookAhead.granted(wanted < exec ? exec - wanted : 0, batchNs > 0 ? batchNs : lengthNs, this.pool.activeCount);
+    const batchNs = this.cluster.batchNs[model]!;
+    this.lookAhead.granted(exec - wanted - this.cluster.bearsNs[model]!, batchNs > 0 ? batchNs : lengthNs, this.pool.activeCount);
+  }
+
+  /** The model has no batch that is due any more. If it had one, and its oldest request is gone now, a wait for a GPU has cost that. */
+  #noteGivenUp(model: number, deadlineNs: number): void {
+    if (this.#wantedNs[model] === Infinity) return;
+    this.#wantedNs[model] = Infinity;
+    if (this.#isAdaptive[model] === 1 && deadlineNs > this.#deadlineNs[model]!) this.lookAhead.lost(this.pool.activeCount);
   }
 
   // ---------------------------------------------------------------- end of a poll
@@ -694,7 +701,7 @@ export class DispatcherRole implements Role {
   #lookAgainNs(now: number): number {
     if (this.#early.nodes[1] === Infinity) return Infinity;
     const soonestNs = this.pool.freeAt.nodes[1]! - this.#leadNs[this.#early.first()]!;
-    const aboveNs = this.lookAhead.whenAbove(this.#unreserved(), this.#cluster.meanBatchNs);
+    const aboveNs = this.lookAhead.whenAbove(this.lookAhead.unreserved(this.pool.activeCount), this.cluster.aheadNs);
     // Above it by now: then it was no GPU that kept a candidate from being granted, and the next one may be free soon.
     if (aboveNs === Infinity) return soonestNs > now ? soonestNs : Infinity;
     return Math.max(aboveNs, soonestNs);

@@ -14,11 +14,22 @@ export const BUCKETS = 1024;
 export const BUCKETS_PER_SLO = BUCKETS / 2;
 const NEVER = 2 ** 52;
 const NOTHING = -1;
-/** Aims at so many batches that find no GPU at their frontrun. */
-const MISSED_SHARE = 0.02;
+/**
+ * Aims at so many batches that wait longer for a GPU than they can bear: one of a thousand for each GPU, because of fewer GPUs the
+ * next one is as much longer in coming, so that a miss costs as many more requests; and one of a hundred at most.
+ */
+const MISSED_SHARE_PER_GPU = 0.001;
+const MOST_MISSED_SHARE = 0.01;
 const STEP = 0.25;
 /** A wait of this share of a batch time counts as a whole miss. */
 const WHOLE_MISS = 0.1;
+/**
+ * By this share more GPUs may be wanted at once than there are: of G busy ones the next is free after a G-th of a batch time,
+ * so this is a wait of about the same share of one. Less than one GPU up to nine.
+ */
+const OVERBOOKED = 0.1;
+/** Less than any count of GPUs that are wanted. */
+const NONE = -1;
 
 export class LookAhead {
   /** GPUs that are kept free for what is not expected: as many as it takes that few batches find none. */
@@ -127,11 +138,23 @@ export class LookAhead {
     return when > this.#now ? when * this.#bucketNs : Infinity;
   }
 
-  /** A batch was granted a GPU for `waitNs` after the start it wanted. `batchNs` is how long one of the target size takes. */
+  /** So many GPUs may be wanted at once; none when all are kept in reserve: then whoever can start does. */
+  unreserved(gpus: number): number {
+    const left = Math.floor((gpus - this.reserve) * (1 + OVERBOOKED));
+    return left > 0 ? left : NONE;
+  }
+
+  /** A batch was granted a GPU `waitNs` later than it could bear; not above 0 if it could. `batchNs` is how long one of the target size takes. */
   granted(waitNs: number, batchNs: number, gpus: number): void {
+    const missedShare = Math.min(MOST_MISSED_SHARE, MISSED_SHARE_PER_GPU * gpus);
     if (waitNs > 0) this.reserve += STEP * Math.min(1, waitNs / (WHOLE_MISS * batchNs));
-    else this.reserve -= (STEP * MISSED_SHARE) / (1 - MISSED_SHARE);
+    else this.reserve -= (STEP * missedShare) / (1 - missedShare);
     this.reserve = Math.max(0, Math.min(gpus, this.reserve));
+  }
+
+  /** A batch that was due lost its heads, or all of it, before there was a GPU: the worst of waits, and none that a grant tells of. */
+  lost(gpus: number): void {
+    this.granted(Infinity, 1, gpus);
   }
 
   /** Buckets after that of now. */

@@ -110,3 +110,22 @@ describe('the scale of the batches that just carry the load', () => {
     assert.equal(cluster.nextTickNs, 7 + TICK_NS);
   });
 });
+
+describe('how far to look ahead', () => {
+  it('is the time of a mean batch on many GPUs, of the longest on few, of models that have load', () => {
+    const memory = memoryOf(3);
+    const cluster = new Cluster(memory);
+    const ahead = (gpus: number, nowNs: number): number => {
+      cluster.tick(nowNs, gpus);
+      return cluster.aheadNs;
+    };
+    assert.equal(ahead(1, 0), 0);
+    write(memory, 0, 900, 6); // 150 batches of 10 ms a second
+    write(memory, 1, 800, 16, 6e9); // 50 of 20 ms
+    assert.equal(ahead(10, 0), 12.5e6);
+    assert.equal(ahead(9, 0), 20e6);
+    assert.equal(ahead(1, 0), 20e6);
+    write(memory, 1, 0, 16);
+    assert.equal(ahead(1, 0), 10e6);
+  });
+});

@@ -82,21 +82,38 @@ describe('the look-ahead', () => {
 describe('the reserve', () => {
   it('grows with batches that waited for a GPU, by how long, and shrinks with those that did not', () => {
     const ahead = new LookAhead(1, 1, BUCKET);
-    ahead.granted(100, 100, 8);
+    ahead.granted(100, 100, 16);
     assert.equal(ahead.reserve, 0.25);
-    ahead.granted(5, 100, 8);
+    ahead.granted(5, 100, 16);
     assert.equal(ahead.reserve, 0.375);
-    for (let k = 0; k < 49; k++) ahead.granted(0, 100, 8);
+    for (let k = 0; k < 99; k++) ahead.granted(0, 100, 16);
     assert.ok(Math.abs(ahead.reserve - 0.125) < 1e-9, `${ahead.reserve}`);
   });
 
-  it('stands still when one batch of fifty waits, and stays between none and all GPUs', () => {
+  it('grows as much with a batch that was lost as with the longest wait', () => {
     const ahead = new LookAhead(1, 1, BUCKET);
-    for (let k = 0; k < 100; k++) ahead.granted(100, 100, 2);
-    assert.equal(ahead.reserve, 2);
-    for (let k = 0; k < 1000; k++) ahead.granted(k % 50 === 0 ? 100 : 0, 100, 8);
-    assert.ok(Math.abs(ahead.reserve - 2) < 0.3, `${ahead.reserve}`);
-    for (let k = 0; k < 1000; k++) ahead.granted(0, 100, 8);
-    assert.equal(ahead.reserve, 0);
+    ahead.lost(16);
+    assert.equal(ahead.reserve, 0.25);
+  });
+
+  it('stands still when one batch of a hundred waits, on two GPUs one of five hundred; and stays between none and all GPUs', () => {
+    for (const [gpus, batches] of [[64, 100], [10, 100], [2, 500]] as const) {
+      const ahead = new LookAhead(1, 1, BUCKET);
+      for (let k = 0; k < 4; k++) ahead.granted(100, 100, gpus);
+      for (let k = 0; k < 20 * batches; k++) ahead.granted(k % batches === 0 ? 100 : 0, 100, gpus);
+      assert.ok(Math.abs(ahead.reserve - 1) < 1e-9, `${gpus} GPUs: ${ahead.reserve}`);
+      for (let k = 0; k < 1000; k++) ahead.granted(100, 100, gpus);
+      assert.equal(ahead.reserve, gpus);
+      for (let k = 0; k < 5 * batches * gpus; k++) ahead.granted(0, 100, gpus);
+      assert.equal(ahead.reserve, 0);
+    }
+  });
+
+  it('leaves no count of GPUs small enough to wait for when it is all of them', () => {
+    const ahead = new LookAhead(1, 1, BUCKET);
+    assert.equal(ahead.unreserved(1), 1);
+    ahead.lost(1);
+    assert.ok(ahead.most(BUCKET) > ahead.unreserved(1), `${ahead.unreserved(1)}`);
+    assert.equal(ahead.unreserved(16), 17);
   });
 });

@@ -21,7 +21,7 @@ import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import type { LookAhead } from '#rubato/dispatch/look-ahead.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import {
-  decide, type Decision, dropShare, type Entry, finishNs, meanBatchNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, type SeenModel, targetSize, type Window, windowOf, worthSize,
+  aheadNs, bearableNs, decide, type Decision, dropShare, type Entry, finishNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, reserveGivenUp, type SeenModel, targetSize, unreserved, type Window, windowOf, worthSize,
 } from './reference-policy.js';
 
 export interface ModelSpec {
@@ -203,11 +203,12 @@ export class Run implements Observer {
   /** θ: as it must be, to the last digits, and as it is. */
   #dropShare = 0;
   /** H and R of the policy `adaptive`, and how many GPUs will be wanted at once within a time. */
-  #meanBatchNs = 0;
+  #aheadNs = 0;
   #reserve = 0;
   #wantedWithin: (aheadNs: number) => number = () => 0;
   /** By model: the timer published last, and whether a candidate stands that needs none. */
   readonly #timerNs: Float64Array;
+  #bearableNs: number[] = [];
   readonly #overdue: Uint8Array;
   readonly #candidates: (Candidate | null)[];
   readonly #grants: ({ gpu: number; freeAtNs: number; early: boolean } | null)[];
@@ -444,21 +445,21 @@ export class Run implements Observer {
     lookAhead.most = (aheadNs) => {
       const actual = most.call(lookAhead, aheadNs);
       const expected = this.#wantedWithin(aheadNs);
-      this.#check(Math.abs(aheadNs - this.#meanBatchNs) <= 1e-9 * aheadNs, 'early', () => `looks ahead ${aheadNs} ns, expected ${this.#meanBatchNs}`);
-      this.#meanBatchNs = aheadNs; // the same; which bucket it ends in may be a matter of the last digit
+      this.#check(Math.abs(aheadNs - this.#aheadNs) <= 1e-9 * aheadNs, 'early', () => `looks ahead ${aheadNs} ns, expected ${this.#aheadNs}`);
+      this.#aheadNs = aheadNs; // the same; which bucket it ends in may be a matter of the last digit
       this.#check(actual === expected, 'early', () => `within ${aheadNs} ns at most ${actual} GPUs are wanted at once, expected ${expected}`);
       return actual;
     };
     lookAhead.granted = (waitNs, batchNs, gpus) => {
       granted.call(lookAhead, waitNs, batchNs, gpus);
-      const step = waitNs > 0 ? 0.25 * Math.min(1, waitNs / (0.1 * batchNs)) : (-0.25 * 0.02) / 0.98;
+      const step = waitNs > 0 ? 0.25 * Math.min(1, waitNs / (0.1 * batchNs)) : -reserveGivenUp(gpus);
       this.#reserve = Math.min(this.#scenario.gpus, Math.max(0, this.#reserve + step));
       this.#check(Math.abs(lookAhead.reserve - this.#reserve) < 1e-9, 'early', () => `the reserve is ${lookAhead.reserve}, expected ${this.#reserve}`);
     };
   }
 
   #unreserved(): number {
-    return this.#scenario.gpus - Math.floor(this.#reserve);
+    return unreserved(this.#scenario.gpus, this.#reserve);
   }
 
   /** The dispatcher computes θ and H when it is polled and 50 ms have passed since it has done so. */
@@ -468,7 +469,8 @@ export class Run implements Observer {
     this.#nextTickNs = now + TICK_NS;
     const seen = this.#seen.filter((model) => model !== null);
     this.#dropShare = dropShare(seen, this.#scenario.gpus, now);
-    this.#meanBatchNs = meanBatchNs(seen, now);
+    this.#aheadNs = aheadNs(seen, this.#scenario.gpus, now);
+    this.#bearableNs = this.#seen.map((model) => (model === null ? 0 : bearableNs(model, this.#dropShare, this.#scenario.gpus)));
   }
 
   #checkDropShare(): void {
@@ -477,6 +479,10 @@ export class Run implements Observer {
     const same = Math.abs(actual - this.#dropShare) <= 1e-9 * this.#dropShare;
     this.#check(same, 'drop share', () => `the drop share is ${actual}, expected ${this.#dropShare}`);
     this.#dropShare = actual; // the same; which of two sizes it means at a whole number is a matter of the last digit
+    this.#bearableNs.forEach((expected, model) => {
+      const bears = this.host.dispatcher.cluster.bearsNs[model]!;
+      this.#check(Math.abs(bears - expected) <= 1e-9 * expected + 1e-3, 'early', () => `model ${model} bears a wait of ${bears} ns, expected ${expected}`);
+    });
   }
 
   // ---------------------------------------------------------------- what the roles say
@@ -502,14 +508,31 @@ export class Run implements Observer {
       this.#check(this.#models[model]!.condition === WANT_ADAPTIVE, 'early', () => `model ${model} was granted a GPU early, its condition is another`);
       this.#check(!candidate || !this.#oneByOne || !isDue(candidate, nowNs), 'early', () => `model ${model} was granted a GPU early, its batch was due`);
       this.#check(!candidate || !this.#oneByOne || candidate.size > candidate.worthSize - 1e-9, 'early', () => `model ${model} was granted a GPU early for ${candidate!.size}, worth it would be ${candidate!.worthSize}`);
-      const wanted = this.#wantedWithin(this.#meanBatchNs);
+      const wanted = this.#wantedWithin(this.#aheadNs);
       this.#check(wanted > this.#unreserved(), 'early', () => `model ${model} was granted a GPU early though of ${this.#unreserved()} only ${wanted} are wanted at once`);
     } else if (this.#oneByOne) {
       this.#checkRank(nowNs, model);
+      this.#checkNotBefore(nowNs, model);
     }
     this.#candidates[model] = null;
     this.#grants[model] = { gpu, freeAtNs, early };
     this.#grantOfGpu[gpu] = model;
+  }
+
+  /** While too many GPUs will be wanted at once, one that gathers is granted a GPU before one that is due, if it must start sooner. */
+  #checkNotBefore(nowNs: number, model: number): void {
+    const own = this.#candidates[model];
+    const firstFreeNs = this.#firstFreeNs(nowNs);
+    const wanted = this.#wantedWithin(this.#aheadNs);
+    if (!own || wanted <= this.#unreserved()) return;
+    this.#candidates.forEach((other, number) => {
+      const { condition, latencyNs, sloNs } = this.#models[number]!;
+      if (other === null || number === model || condition !== WANT_ADAPTIVE || isDue(other, nowNs) || other.size < other.worthSize + 1e-9) return;
+      if (nowNs + this.#margins.controlNs + this.#margins.transferNs < firstFreeNs) return;
+      // What the dispatcher knows of it may be of a time when it was smaller, and up to 1/64 of an SLO old.
+      const rankNs = other.window.invalidAfterNs + latencyNs[other.size]! - latencyNs[1]! + sloNs / 32;
+      this.#check(rankNs >= own.rankNs, 'early', () => `model ${model} of rank ${own.rankNs} was granted a GPU before model ${number}, which must start before ${rankNs}`);
+    });
   }
 
   #firstFreeNs(nowNs: number): number {
@@ -783,7 +806,7 @@ export class Run implements Observer {
     const candidate = this.#candidates[model]!;
     if (candidate === null || this.#models[model]!.condition !== WANT_ADAPTIVE || isDue(candidate, nowNs)) return;
     if (candidate.size < candidate.worthSize + 1e-9) return;
-    const wanted = this.#wantedWithin(this.#meanBatchNs);
+    const wanted = this.#wantedWithin(this.#aheadNs);
     if (wanted <= this.#unreserved()) return;
     // What the dispatcher knows of the batch may be of a time when it was smaller.
     const start = nowNs + this.#margins.controlNs + this.#margins.transferNs;

@@ -260,22 +260,57 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'starts every batch early for which there is a GPU',
-    file: 'dispatch/dispatcher', find: '<= this.#unreserved())', replace: '<= 0)',
+    file: 'dispatch/dispatcher', find: '<= this.lookAhead.unreserved(this.pool.activeCount))', replace: '<= 0)',
     caughtBy: 'early',
   },
   {
     name: 'starts no batch early',
-    file: 'dispatch/dispatcher', find: '<= this.#unreserved())', replace: '< Infinity)',
+    file: 'dispatch/dispatcher', find: '<= this.lookAhead.unreserved(this.pool.activeCount))', replace: '< Infinity)',
     caughtBy: 'early',
   },
   {
     name: 'keeps no reserve',
-    file: 'dispatch/dispatcher', find: 'Math.floor(this.lookAhead.reserve)', replace: '0',
+    file: 'dispatch/look-ahead', find: '(gpus - this.reserve)', replace: 'gpus',
+    caughtBy: 'early',
+  },
+  {
+    name: 'allows for no wait in the look-ahead',
+    file: 'dispatch/look-ahead', find: 'const OVERBOOKED = 0.1;', replace: 'const OVERBOOKED = 0;',
+    caughtBy: 'early',
+  },
+  {
+    name: 'takes every wait for one that cannot be borne',
+    file: 'dispatch/cluster', find: 'const SHARE_OF_BEARABLE = 0.7;', replace: 'const SHARE_OF_BEARABLE = 0;',
+    caughtBy: 'early',
+  },
+  {
+    name: 'lets whoever is due go before whoever gathers',
+    file: 'dispatch/dispatcher', find: 'this.#grantEarly(now, waiting.nodes[1]);', replace: '0;',
     caughtBy: 'early',
   },
   {
     name: 'looks ahead for half a batch only',
     file: 'dispatch/cluster', find: 'batches > 0 ? batchTime / batches', replace: 'batches > 0 ? batchTime / batches / 2',
+    caughtBy: 'early',
+  },
+  {
+    name: 'looks ahead on few GPUs for a mean batch only',
+    file: 'dispatch/cluster', find: 'gpus < MANY_GPUS ? longestNs : meanNs', replace: 'meanNs',
+    caughtBy: 'early',
+  },
+  {
+    name: 'looks ahead for the longest batch on many GPUs too',
+    file: 'dispatch/cluster', find: 'gpus < MANY_GPUS ? longestNs : meanNs', replace: 'longestNs',
+    caughtBy: 'early',
+  },
+  {
+    name: 'has as many batches miss on few GPUs as on many',
+    file: 'dispatch/look-ahead', find: 'Math.min(MOST_MISSED_SHARE, MISSED_SHARE_PER_GPU * gpus)', replace: 'MOST_MISSED_SHARE',
+    caughtBy: 'early',
+  },
+  {
+    name: 'lets batches gather though every GPU is kept in reserve',
+    file: 'dispatch/look-ahead', find: 'left > 0 ? left : NONE', replace: 'left',
     caughtBy: 'early',
   },
   {
@@ -309,6 +344,7 @@ const MUTANTS: readonly Mutant[] = [
 const SCENARIOS: readonly Scenario[] = [
   ...fc.sample(scenarioArb({ models: 5, gpus: 4, events: 80 }), { seed: 20_240_229, numRuns: 500 }),
   ...fc.sample(scenarioArb({ models: 6, gpus: 2, events: 150, slotShift: [7, 7] }), { seed: 4, numRuns: 200 }),
+  ...fc.sample(scenarioArb({ models: 9, gpus: 16, events: 80 }), { seed: 7, numRuns: 100 }),
   cancelOfALateCandidate(),
 ];
 

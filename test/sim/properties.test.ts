@@ -49,6 +49,10 @@ describe('every rule of the scheduler holds at every instant', () => {
     holds(scenarioArb({ models: 9, gpus: 4, events: 150 }).map(only({ condition: 'adaptive' })), check, 400);
   });
 
+  it('under the condition adaptive, on so many GPUs that some may be overbooked', () => {
+    holds(scenarioArb({ models: 16, gpus: 16, events: 150 }).map(only({ condition: 'adaptive' })), check, 200);
+  });
+
   it('when many models share few GPUs', () => {
     holds(scenarioArb({ models: 9, gpus: 3, events: 150 }), check, 300);
   });

@@ -253,9 +253,10 @@ export function batchScale(models: readonly SeenModel[], gpus: number, nowNs: nu
   return high;
 }
 
-/** H: how long a batch of the target size takes, in the mean of all batches. */
-export function meanBatchNs(models: readonly SeenModel[], nowNs: number): number {
+/** H: how long a batch of the target size takes, in the mean of all batches; on few GPUs the longest. */
+export function aheadNs(models: readonly SeenModel[], gpus: number, nowNs: number): number {
   const batches = models.map((seen) => ({ weight: (seen.ratePerSecond * leftOf(seen, nowNs)) / seen.target, lengthNs: seen.model.latencyNs[seen.target]! }));
+  if (gpus < 10) return Math.max(0, ...batches.filter(({ weight }) => weight > 0).map(({ lengthNs }) => lengthNs));
   const all = batches.reduce((sum, { weight }) => sum + weight, 0);
   return all === 0 ? 0 : batches.reduce((sum, { weight, lengthNs }) => sum + weight * lengthNs, 0) / all;
 }
@@ -263,6 +264,23 @@ export function meanBatchNs(models: readonly SeenModel[], nowNs: number): number
 /** The requests that a batch needs before it is worth an early start: half of those that come in the fixed part of its time. */
 export function worthSize({ model, ratePerSecond, target }: SeenModel): number {
   return 0.5 * lineOf(model, target).fixed * (ratePerSecond / 1e9);
+}
+
+/** How much later than its frontrun a batch may start: seven tenths of the time in which one of t requests shrinks to θt; on few GPUs not at all. */
+export function bearableNs({ model, target }: SeenModel, share: number, gpus: number): number {
+  if (gpus < 10) return 0;
+  return 0.7 * (1 - share) * (model.latencyNs[target]! - model.latencyNs[1]!);
+}
+
+/** So many GPUs may be wanted at once before batches start early; when all are kept in reserve they always do. */
+export function unreserved(gpus: number, reserve: number): number {
+  return Math.floor((gpus - reserve) * 1.1) || -Infinity;
+}
+
+/** What a batch that bore its wait takes off the reserve, so that it stands still when one of 1000 for each GPU, but at most one of 100, adds 1/4. */
+export function reserveGivenUp(gpus: number): number {
+  const others = Math.max(100, 1000 / gpus) - 1;
+  return 0.25 / others;
 }
 
 /** θ. */
