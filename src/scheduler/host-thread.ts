@@ -18,6 +18,9 @@ export const STOP_TIMEOUT_MS = 2000;
 const SILENT_MS = 3000;
 /** Looks without a beat, each after a turn of the event loop: a program that was stopped as a whole has not lost its threads. */
 const SILENT_LOOKS = 4;
+/** The same for a thread that has not begun to poll: on a busy machine a start takes longer than any poll. */
+const SILENT_START_MS = 15_000;
+const SILENT_START_LOOKS = (SILENT_START_MS / SILENT_MS) * SILENT_LOOKS;
 /** A terminated thread ends as soon as it is in JavaScript; longer means that it is stuck in a native call. */
 const EXIT_TIMEOUT_MS = 5000;
 /** A death so soon after the start, and for the same reason as the one before, is one in a row of them. */
@@ -60,6 +63,8 @@ export class HostThread {
   #beatAtStart = 0;
   #beatSeen = 0;
   #silentLooks = 0;
+  /** Looks of this life that have seen it beat. */
+  #livelyLooks = 0;
   #upSinceMs = -1;
   #inARow = 0;
   #replaced = 0;
@@ -105,18 +110,18 @@ export class HostThread {
     for (const port of this.#ports) port.unref();
   }
 
-  /** Resolves when the thread has left its loop, or after 2 s, and is gone. Tell it to stop first. */
+  /** Resolves when the thread has left its loop, or after 2 s, and is gone; at the latest 5 s later, also if it is not. Tell it to stop first. */
   async stop(): Promise<void> {
     this.#stopping = true;
     clearInterval(this.#monitor);
     await orAfter(this.#ended, STOP_TIMEOUT_MS);
-    await this.#pool.destroy();
+    await orAfter(this.#pool.destroy(), EXIT_TIMEOUT_MS);
   }
 
   #run(): void {
     this.#upSinceMs = -1;
     this.#beatAtStart = this.#beatSeen = this.#options.beat();
-    this.#silentLooks = 0;
+    this.#silentLooks = this.#livelyLooks = 0;
     this.#killedFor = null;
     this.#abort = new AbortController();
     const before = messagePorts();
@@ -129,7 +134,10 @@ export class HostThread {
       () => this.#leave('it left its loop'),
       (error: unknown) => this.#leave(messageOf(error)), // one that has thrown is still there
     );
-    worker.once('exit', () => void this.#exited(run));
+    // Of one that fails before it has begun its task the run says only that it was aborted.
+    let failure: unknown = null;
+    worker.once('error', (error) => (failure = error));
+    worker.once('exit', () => void this.#exited(run, failure));
   }
 
   #leave(reason: string): void {
@@ -139,18 +147,21 @@ export class HostThread {
     void this.#worker?.terminate();
   }
 
-  async #exited(run: Promise<unknown>): Promise<void> {
+  async #exited(run: Promise<unknown>, failure: unknown): Promise<void> {
     const diedMs = performance.now();
+    const killedFor = this.#killedFor; // the abort would give another reason
     this.#abort.abort(); // a run that no thread had begun would wait for ever
     const cause: unknown = await run.then(
       () => undefined,
-      (error: unknown) => error,
+      (error: unknown) => failure ?? error,
     );
     if (this.#stopping) return;
     const wasUp = this.isUp;
     const livedMs = this.#upSinceMs < 0 ? 0 : diedMs - this.#upSinceMs;
-    const reason = this.#killedFor ?? messageOf(cause);
-    this.#inARow = livedMs < SOON_MS && reason === this.#lastDeath ? this.#inARow + 1 : 1;
+    const reason = killedFor ?? messageOf(cause);
+    // One that was killed for its silence has lived no longer than it was heard, and not as long as it was waited for.
+    const wasSoon = livedMs < SOON_MS || (this.#silentLooks >= SILENT_LOOKS && this.#livelyLooks <= 1);
+    this.#inARow = wasSoon && reason === this.#lastDeath ? this.#inARow + 1 : 1;
     this.#lastDeath = reason;
     // One that never ran has nothing to go on from: its file is bad, or there is no memory for it.
     if ((!wasUp && this.#replaced === 0) || this.#inARow === MOST_IN_A_ROW) {
@@ -176,13 +187,19 @@ export class HostThread {
   /** Kills a thread that does not beat. */
   #listen(): void {
     const beat = this.#options.beat();
-    this.#silentLooks = beat === this.#beatSeen && this.#upSinceMs >= 0 ? this.#silentLooks + 1 : 0;
+    if (beat === this.#beatSeen) {
+      this.#silentLooks++;
+    } else {
+      this.#silentLooks = 0;
+      this.#livelyLooks++;
+    }
     this.#beatSeen = beat;
-    if (this.#silentLooks < SILENT_LOOKS || this.#killedFor !== null || this.#stopping) return;
+    if (this.#silentLooks < (this.isUp ? SILENT_LOOKS : SILENT_START_LOOKS) || this.#killedFor !== null || this.#stopping) return;
     const worker = this.#worker!;
-    this.#leave(`it has not polled for ${SILENT_MS} ms`);
+    const reason = this.isUp ? `it has not polled for ${SILENT_MS} ms` : `it has not begun to poll within ${SILENT_START_MS} ms`;
+    this.#leave(reason);
     void orAfter(new Promise<void>((resolve) => worker.once('exit', () => resolve())), EXIT_TIMEOUT_MS).then((ended) => {
-      if (!ended && !this.#stopping) this.#giveUp(`it has not polled for ${SILENT_MS} ms, and was killed, and has not ended ${EXIT_TIMEOUT_MS} ms after that`, undefined);
+      if (!ended && !this.#stopping) this.#giveUp(`${reason}, and was killed, and has not ended ${EXIT_TIMEOUT_MS} ms after that`, undefined);
     });
   }
 }
