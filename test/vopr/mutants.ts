@@ -20,7 +20,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'issues a grant twice',
-    file: 'dispatch/dispatcher', find: 'this.#grantsPending[shard]++;', replace: 'this.#grantsPending[shard]++;\n        if (flags < 2) return this.#grant(model, gpu, exec, flags | 2);',
+    file: 'dispatch/dispatcher', find: 'this.#sayGrant(gpu, model, number, flags, gpuFreeNs, this.cells[CELL_NOW]);', replace: 'this.#sayGrant(gpu, model, number, flags, gpuFreeNs, this.cells[CELL_NOW]);\n        if (flags < 2) return this.#grant(model, gpu, exec, flags | 2);',
   },
   {
     name: 'grants a GPU to a candidate that is not valid any more when it gets free',
@@ -32,7 +32,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'clears the dirty bits after it has read the mailboxes',
-    file: 'dispatch/dispatcher', find: 'this.#early.set(model, this.#rankNs[model]);\n        }\n        return count;', replace: 'this.#early.set(model, this.#rankNs[model]);\n        }\n        this.#dirty.collect(new Int32Array(64));\n        return count;',
+    file: 'dispatch/dispatcher', find: 'this.#takeCandidate(this.#fresh[k], at);\n        }\n        return count;', replace: 'this.#takeCandidate(this.#fresh[k], at);\n        }\n        this.#dirty.collect(new Int32Array(64));\n        return count;',
   },
   {
     name: 'takes a GPU for free as soon as its batch has started',
@@ -40,7 +40,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'leaves a granted GPU free for the next grant',
-    file: 'dispatch/gpu-pool', find: ' = number;\n        this.freeAt.set(gpu, Infinity);', replace: ' = number;',
+    file: 'dispatch/gpu-pool', find: '_GRANT_MODEL] = model;\n        this.freeAt.set(gpu, Infinity);', replace: '_GRANT_MODEL] = model;',
   },
   {
     name: 'loses the GPU of a refused grant',
@@ -64,7 +64,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'forgets the cancel of a request that runs',
-    file: 'shards/ledger', find: 'outcome = OUTCOME.cancelled;', replace: '',
+    file: 'shards/ledger', find: 'outcome = OUTCOME.cancelled;\n                    cancelled++;', replace: 'cancelled++;',
   },
   {
     name: 'ends a cancelled request and leaves it in the queue',
@@ -84,7 +84,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'keeps the row of an ended batch',
-    file: 'shards/shard', find: ' = BATCH_FREE;\n', replace: ' = BATCH_OPEN;\n',
+    file: 'shards/ledger', find: ' = BATCH_FREE;\n', replace: ' = BATCH_OPEN;\n',
   },
   {
     name: 'goes on with a model that is frozen',
