@@ -67,6 +67,10 @@ export const DEATH_MUTANTS: readonly Mutant[] = [
     file: 'dispatch/gpu-pool', find: 'this.#mend(this.row(gpu));', replace: '',
   },
   {
+    name: 'counts no batch that was ended and not counted',
+    file: 'dispatch/gpu-pool', find: 'f64[double + GPU_BATCHES] += (i32[row + GPU_ENDED_BATCHES] - (f64[double + GPU_BATCHES] | 0)) | 0;', replace: '',
+  },
+  {
     name: 'counts a GPU that comes on from the one that had its number before',
     file: 'dispatch/dispatcher', find: 'this.pool.clear(gpu);', replace: ';',
   },
