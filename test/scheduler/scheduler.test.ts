@@ -825,7 +825,7 @@ describe('stats', () => {
   test('have the keys that are documented, from the beginning', async () => {
     await using scheduler = await createScheduler({ models: [MODEL], devices: [{ kind: 'emulated' }, { kind: 'callback', execute: () => [] }] });
     const stats = scheduler.stats();
-    assert.deepEqual(Object.keys(stats), ['uptimeMs', 'threads', 'models', 'gpus', 'accepted', 'refused', 'completed', 'late', 'dropped', 'cancelled', 'failed', 'closed', 'inFlight']);
+    assert.deepEqual(Object.keys(stats), ['uptimeMs', 'threads', 'models', 'gpus', 'gpusWanted', 'accepted', 'refused', 'completed', 'late', 'dropped', 'cancelled', 'failed', 'closed', 'inFlight']);
     assert.deepEqual(Object.keys(stats.models[0]!), [
       'name', 'accepted', 'refused', 'completed', 'late', 'expired', 'queueFull', 'infeasible', 'cancelled', 'failed', 'closed', 'inFlight', 'queued',
       'batches', 'batched', 'grants', 'refusedGrants', 'ratePerSecond', 'targetBatch', 'meanBatch', 'latencyMs', 'queueMs', 'latenessUs',
