@@ -108,8 +108,10 @@ export class EmulatedDeviceRole implements Role {
 
   /** Holds what the GPU table says its GPUs hold, unless its end is in the lane already. The dispatcher must have mended the table. */
   #takeOver(): void {
-    const { i32, f64 } = this.#done;
-    const ended = new Set(unreadRecords(this.#memory.hosts[HOST_EMULATED]!.done).map((at) => `${i32[at + DEVICE_DONE_MODEL]}:${i32[at + DEVICE_DONE_NUMBER]}`));
+    const i32 = this.#i32;
+    const f64 = this.#f64;
+    const done = this.#done.i32;
+    const ended = new Set(unreadRecords(this.#memory.hosts[HOST_EMULATED]!.done).map((at) => `${done[at + DEVICE_DONE_MODEL]}:${done[at + DEVICE_DONE_NUMBER]}`));
     for (let gpu = 0; gpu < this.#versions.length; gpu++) {
       if (i32[(this.#memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.host] !== HOST_EMULATED) continue;
       for (const { shard, row, model, number } of heldBatches(this.#memory, gpu)) {

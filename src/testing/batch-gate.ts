@@ -150,6 +150,7 @@ export class BatchGate implements Role {
     lane.i32[at + DEVICE_DONE.at.shard] = batch.shard;
     lane.i32[at + DEVICE_DONE.at.row] = batch.row;
     lane.i32[at + DEVICE_DONE.at.number] = batch.number;
+    lane.i32[at + DEVICE_DONE.at.model] = batch.model;
     lane.i32[at + DEVICE_DONE.at.status] = batch.status;
     lane.f64[(at >> 1) + DEVICE_DONE.at.startNs] = batch.startNs;
     lane.f64[(at >> 1) + DEVICE_DONE.at.endNs] = batch.endNs;
