@@ -3,7 +3,7 @@
  * addon is a value with a reason, never an exception.
  */
 import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import nodeModule from 'node:module'; // whole: a bundle's banner may declare createRequire
 import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
 import { RubatoError } from '../../model/errors.js';
@@ -129,7 +129,7 @@ export function glibcVersion(): string | null {
 }
 
 function loadFrom(path: string): NativeAddon {
-  const addon = createRequire(import.meta.url)(path) as Partial<NativeAddon>;
+  const addon = nodeModule.createRequire(import.meta.url)(path) as Partial<NativeAddon>;
   if (typeof addon.probeCuda !== 'function' || typeof addon.setTimerSlackNs !== 'function') {
     throw new Error('it is from another version of rubato; run npm run build');
   }
