@@ -4,6 +4,7 @@ import { parseArrivals } from '../sim/arrivals.js';
 import { POLICIES } from '../sim/own-policies.js';
 import type { SimulationResult } from '../sim/result.js';
 import type { OwnOptions } from '../sim/simulate.js';
+import { type Replay, runReplay } from '../sim/replay.js';
 import { loadWorkload, withArrivals, type Workload } from '../sim/workload.js';
 import { autoscale, type AutoscaleOptions, type AutoscaleResult } from '../sim/autoscale.js';
 
@@ -59,4 +60,14 @@ export default function runPolicy({ policy, source, options }: PolicyTask): Answ
 
 export function runAutoscale({ source, options }: AutoscaleTask): Answer<AutoscaleResult> {
   return timed(() => autoscale({ ...options, workload: workloadOf(source) }));
+}
+
+export interface ReplayTask {
+  readonly replay: Replay;
+  /** Null: as every model was scheduled when it was recorded. */
+  readonly policy: string | null;
+}
+
+export function runRecorded({ replay, policy }: ReplayTask): Answer<SimulationResult> {
+  return timed(() => runReplay(replay, policy));
 }

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os';
 import { basename } from 'node:path';
 import { Piscina } from 'piscina';
 import { formatDurationNs, parseDurationNs, parsePositiveDurationNs } from '../model/duration.js';
-import { InvalidOptionError, RubatoError } from '../model/errors.js';
+import { InvalidOptionError } from '../model/errors.js';
 import { Progress } from '../report/progress.js';
 import { fixed, percent, short } from '../report/units.js';
 import { policyName } from '../sim/own-policies.js';
@@ -11,9 +11,9 @@ import { type Recording, readRecording, type RecordedTotals } from '../sim/recor
 import { type Change, differenceOf, type Figures, figuresOf, NO_CHANGE, recordedFigures, recordedPolicy, type Replay, replayOf, workloadOf } from '../sim/replay.js';
 import type { SimulationMargins, SimulationResult } from '../sim/result.js';
 import { checkSimulation } from '../sim/simulate.js';
-import type { Answer } from './policy.worker.js';
-import type { ReplayTask } from './replay.worker.js';
+import type { Answer, ReplayTask } from './policy.worker.js';
 import { plotSimulate, type SimulateFlags } from './simulate.js';
+import { answered } from './simulation-setup.js';
 import { type Figure, headOf, type Page, type PolicyReport, printPolicies, reportPolicy, type SimulationHead } from './simulation-report.js';
 
 export interface ReplayFlags extends SimulateFlags {
@@ -105,16 +105,14 @@ function checkReplay(replay: Replay): void {
 }
 
 async function runAll(tasks: readonly ReplayTask[], name: string): Promise<ReplayedRun[]> {
-  const pool = new Piscina({ filename: new URL('./replay.worker.js', import.meta.url).href, minThreads: 1, maxThreads: availableParallelism(), concurrentTasksPerWorker: 1 });
+  const pool = new Piscina({ filename: new URL('./policy.worker.js', import.meta.url).href, minThreads: 1, maxThreads: availableParallelism(), concurrentTasksPerWorker: 1 });
   const progress = new Progress(name, tasks.length);
   let runs = 0;
   progress.update(0, 'replaying');
   try {
     return await Promise.all(tasks.map(async ({ replay, policy }) => {
-      const answer = (await pool.run({ replay, policy })) as Answer<SimulationResult>;
-      if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
+      const { result, wallSeconds } = answered((await pool.run({ replay, policy }, { name: 'runRecorded' })) as Answer<SimulationResult>);
       progress.update(++runs, `${runs} of ${tasks.length} runs`);
-      const { result, wallSeconds } = answer;
       const report = reportPolicy(policy ?? recordedPolicy(replay.models), result.offered / result.seconds, [result], result.seconds / wallSeconds);
       return { ...report, ...figuresOf(result), gpus: replay.gpus };
     }));

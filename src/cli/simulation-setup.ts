@@ -82,6 +82,12 @@ export function searchSeconds(flags: SimulationFlags, { trace, segments, seconds
   return flags.seconds ?? (segments.length > 0 ? seconds : null) ?? SEARCH_SECONDS;
 }
 
+/** What a policy thread has answered. Throws RubatoError for what the task refused. */
+export function answered<R>(answer: Answer<R>): { readonly result: R; readonly wallSeconds: number } {
+  if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
+  return answer;
+}
+
 /** Threads that run policies, as many as there are cores. */
 export class PolicyPool {
   readonly #setup: SimulationSetup;
@@ -102,8 +108,7 @@ export class PolicyPool {
     return async ({ workload: _, ...options }): Promise<SimulationResult> => {
       const { source, shards } = this.#setup;
       const task: PolicyTask = { policy, source, options: { ...options, shards, ...trace } };
-      const answer = (await this.#pool.run(task)) as Answer<SimulationResult>;
-      if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
+      const answer = answered((await this.#pool.run(task)) as Answer<SimulationResult>);
       const sum = this.#simulated.get(policy) ?? { simulatedSeconds: 0, wallSeconds: 0 };
       sum.simulatedSeconds += options.warmupSeconds + options.seconds;
       sum.wallSeconds += answer.wallSeconds;
@@ -115,10 +120,9 @@ export class PolicyPool {
 
   async autoscale(options: Omit<AutoscaleOptions, 'workload'>): Promise<AutoscaleResult> {
     const task: AutoscaleTask = { source: this.#setup.source, options };
-    const answer = (await this.#pool.run(task, { name: 'runAutoscale' })) as Answer<AutoscaleResult>;
-    if (!('result' in answer)) throw new RubatoError(answer.code, answer.message);
+    const { result } = answered((await this.#pool.run(task, { name: 'runAutoscale' })) as Answer<AutoscaleResult>);
     this.#onRun(++this.#runs);
-    return answer.result;
+    return result;
   }
 
   /** How much faster than real time one thread has run this policy. */

@@ -14,7 +14,7 @@ import { DEVICE_DONE, ISSUE, STATUS_FAILED, STATUS_OK } from '../protocol/record
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
 import { ACK_EMULATED, GPU_SPEC } from '../protocol/specs.js';
-import { BATCH, heldBatches } from '../protocol/tables.js';
+import { BATCH, batchKey, heldBatches } from '../protocol/tables.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
@@ -111,12 +111,12 @@ export class EmulatedDeviceRole implements Role {
     const i32 = this.#i32;
     const f64 = this.#f64;
     const done = this.#done.i32;
-    const ended = new Set(unreadRecords(this.#memory.hosts[HOST_EMULATED]!.done).map((at) => `${done[at + DEVICE_DONE_MODEL]}:${done[at + DEVICE_DONE_NUMBER]}`));
+    const ended = new Set(unreadRecords(this.#memory.hosts[HOST_EMULATED]!.done).map((at) => batchKey(done[at + DEVICE_DONE_MODEL]!, done[at + DEVICE_DONE_NUMBER]!)));
     for (let gpu = 0; gpu < this.#versions.length; gpu++) {
       if (i32[(this.#memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.host] !== HOST_EMULATED) continue;
       for (const { shard, row, model, number } of heldBatches(this.#memory, gpu)) {
         this.#noteGiven(gpu, model, number);
-        if (ended.has(`${model}:${number}`)) continue;
+        if (ended.has(batchKey(model, number))) continue;
         const header = (this.#memory.shards[shard]!.batchHeaders >> 2) + row * BATCH.words;
         this.#hold(gpu, shard, row, model, number, f64[(header >> 1) + BATCH.at.readyNs]!, f64[(header >> 1) + BATCH.at.lengthNs]!, 0);
       }

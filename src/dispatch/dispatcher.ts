@@ -21,7 +21,7 @@ import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, DEVICE_DONE, GRANT,
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '../protocol/shared-memory.js';
 import { ACK_DISPATCHER, GPU_ACTIVE, GPU_NONE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
-import { BATCH, BATCH_OPEN, DISPATCH_MODEL, GPU, type HeldBatch, heldBatches, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
+import { BATCH, BATCH_OPEN, batchKey, DISPATCH_MODEL, GPU, type HeldBatch, heldBatches, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { Advisor } from './advisor.js';
 import { Cluster } from './cluster.js';
 import { BUCKETS_PER_SLO, LookAhead } from './look-ahead.js';
@@ -85,8 +85,6 @@ const {
 
 /** A smaller delay is noise. */
 const LEAST_MARGIN_NS = 5e3;
-
-const batchKey = (model: number, number: number): string => `${model}:${number}`;
 
 export class DispatcherRole implements Role {
   readonly cells = roleCells();

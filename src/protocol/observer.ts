@@ -14,3 +14,8 @@ export interface Observer {
   /** A shard knows what the model would run next (size 0 = nothing); it tells the dispatcher when that comes near. `timerNs` is when it will look again by itself. */
   published(nowNs: number, model: number, size: number, execNs: number, timerNs: number): void;
 }
+
+const nothing = (): void => {};
+
+/** Watches nothing: what an observer of less than all begins with. */
+export const UNWATCHED: Observer = { granted: nothing, planned: nothing, refused: nothing, expired: nothing, published: nothing };

@@ -171,6 +171,9 @@ export interface HeldBatch {
   readonly number: number;
 }
 
+/** Tells batches apart: the number of a grant is its model's count. */
+export const batchKey = (model: number, number: number): string => `${model}:${number}`;
+
 /** The running batch of a GPU, then its next one, as far as it has them. */
 export function heldBatches(memory: { readonly buffer: SharedArrayBuffer; readonly gpus: number }, gpu: number): HeldBatch[] {
   const i32 = new Int32Array(memory.buffer, memory.gpus + gpu * GPU.bytes, GPU.words);

@@ -5,10 +5,11 @@
 import type { ExecuteBatch } from '../devices/callback.js';
 import { InvalidOptionError, type RubatoError } from '../model/errors.js';
 import { bytesForCells, PAGE_BYTES } from '../protocol/arena.js';
-import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, MARGIN_RESPONSE, mostMarginNs } from '../protocol/shared-memory.js';
-import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_NONE } from '../protocol/specs.js';
+import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, MARGIN_RESPONSE, mostMarginNs, type SharedMemory } from '../protocol/shared-memory.js';
+import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
 import type { Baseline, StatsReader } from '../protocol/stats.js';
-import { DISPATCH_MODEL, GPU, SHARD_MODEL } from '../protocol/tables.js';
+import { BATCH, DISPATCH_MODEL, GPU, SHARD_MODEL } from '../protocol/tables.js';
+import { openRows } from '../shards/survey.js';
 import type { ModelEntry } from './directory.js';
 import type { RoleHost } from './engine.js';
 import { resolveDevice, type ModelChanges, type ResolvedModel, type ResolvedOptions, resolveModel } from './options.js';
@@ -19,6 +20,18 @@ export interface AddedModel {
   readonly number: number;
   readonly tag: number;
   readonly before: Baseline | null;
+}
+
+/**
+ * Whether a model has no batch and no grant under way. By the rows of the batch table, not by the count of requests in them: the
+ * count falls first, and a shard that dies in between has not ended the batch.
+ */
+export function isQuiet(memory: SharedMemory, model: number): boolean {
+  const i32 = new Int32Array(memory.buffer);
+  const shard = i32[(memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.shard]!;
+  const answered = i32[(memory.shardModels >> 2) + model * SHARD_MODEL.words + SHARD_MODEL.at.answered]!;
+  const issued = i32[(memory.dispatchModels >> 2) + model * DISPATCH_MODEL.words + DISPATCH_MODEL.at.issued]!;
+  return answered === issued && !openRows(memory, shard).some(({ header }) => i32[header + BATCH.at.model] === model);
 }
 
 export class LiveChanges {
@@ -219,14 +232,7 @@ export class LiveChanges {
    */
   async #quiet(number: number): Promise<void> {
     await this.#publish();
-    await this.#until(() => this.#isQuiet(number));
-  }
-
-  #isQuiet(number: number): boolean {
-    const { memory } = this.#engine;
-    const shardRow = (memory.shardModels >> 2) + number * SHARD_MODEL.words;
-    const dispatchRow = (memory.dispatchModels >> 2) + number * DISPATCH_MODEL.words;
-    return this.#f64[(shardRow >> 1) + SHARD_MODEL.at.running] === 0 && this.#i32[shardRow + SHARD_MODEL.at.answered] === this.#i32[dispatchRow + DISPATCH_MODEL.at.issued];
+    await this.#until(() => isQuiet(this.#engine.memory, number));
   }
 
   // ---------------------------------------------------------------- devices

@@ -6,7 +6,7 @@
 import { describeValue } from '../model/duration.js';
 import { InvalidOptionError } from '../model/errors.js';
 import { type AdviceConfig, DEFAULT_ADVICE, type GpuConfig } from '../protocol/config.js';
-import type { Observer } from '../protocol/observer.js';
+import { type Observer, UNWATCHED } from '../protocol/observer.js';
 import { OUTCOME, outcomeOf } from '../protocol/outcome.js';
 import { GPU_ACTIVE, GPU_LEAVING, GPU_NONE, SpecTable } from '../protocol/specs.js';
 import { GPU } from '../protocol/tables.js';
@@ -157,12 +157,8 @@ class Run {
 
   /** Emulated batches without jitter take ℓ(b) from their planned start. */
   #observer(): Observer {
-    const nothing = (): void => {};
     return {
-      granted: nothing,
-      refused: nothing,
-      expired: nothing,
-      published: nothing,
+      ...UNWATCHED,
       planned: (_now, model, gpu, size, execNs) => {
         const step = Math.min(this.#steps - 1, Math.floor(execNs / this.#stepNs));
         this.#busyNs[step * this.#options.mostGpus + gpu]! += this.#latenciesNs[model]![size]!;

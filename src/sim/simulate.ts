@@ -6,7 +6,7 @@ import { describeValue, formatDurationNs } from '../model/duration.js';
 import { InvalidOptionError } from '../model/errors.js';
 import { REFUSED_INFEASIBLE } from '../protocol/client-port.js';
 import { DROP_NEVER, HOST_EMULATED, type SchedulerConfig } from '../protocol/config.js';
-import type { Observer } from '../protocol/observer.js';
+import { type Observer, UNWATCHED } from '../protocol/observer.js';
 import { OUTCOME, OUTCOME_CODES } from '../protocol/outcome.js';
 import { bucketHighNs, bucketLowNs, bucketOf, BUCKETS } from '../ringbuf/log-linear.js';
 import { type ArrivalSource, ArrivalStream } from './policies/stream.js';
@@ -180,12 +180,8 @@ class Run {
   /** Emulated batches without jitter take ℓ(b) from their planned start, so a plan says all about a GPU's busy time. */
   #observer(): Observer {
     const latencies = this.#options.workload.models.map((model) => model.profile.ns);
-    const nothing = (): void => {};
     return {
-      granted: nothing,
-      refused: nothing,
-      expired: nothing,
-      published: nothing,
+      ...UNWATCHED,
       planned: (_now, model, gpu, size, execNs) => {
         const busy = Math.min(execNs + latencies[model]![size]!, this.#toNs) - Math.max(execNs, this.#fromNs);
         if (busy > 0) this.#busyNs[gpu]! += busy;

@@ -7,7 +7,8 @@ import type { GpuConfig, ModelConfig } from '#rubato/protocol/config.js';
 import type { SharedMemory } from '#rubato/protocol/shared-memory.js';
 import { GPU_LEAVING, GPU_NONE, MODEL_ENDING, MODEL_FROZEN, MODEL_NONE, type SpecTable, TAG_MASK } from '#rubato/protocol/specs.js';
 import type { StatsReader } from '#rubato/protocol/stats.js';
-import { DISPATCH_MODEL, GPU, SHARD_MODEL } from '#rubato/protocol/tables.js';
+import { GPU } from '#rubato/protocol/tables.js';
+import { isQuiet } from '#rubato/scheduler/live-changes.js';
 
 export interface Spec {
   readonly config: ModelConfig;
@@ -39,7 +40,6 @@ export class ChangeSteps {
   readonly #specs: SpecTable;
   readonly #stats: StatsReader;
   readonly #i32: Int32Array;
-  readonly #f64: Float64Array;
   #turns = 0;
   #turn = 0;
 
@@ -48,7 +48,6 @@ export class ChangeSteps {
     this.#specs = specs;
     this.#stats = stats;
     this.#i32 = new Int32Array(memory.buffer);
-    this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     first.forEach((spec, number) => this.#know(number, spec, specs.shardOf(number)));
   }
 
@@ -69,9 +68,7 @@ export class ChangeSteps {
   }
 
   isQuiet(number: number): boolean {
-    const shardRow = (this.#memory.shardModels >> 2) + number * SHARD_MODEL.words;
-    const dispatchRow = (this.#memory.dispatchModels >> 2) + number * DISPATCH_MODEL.words;
-    return this.#f64[(shardRow >> 1) + SHARD_MODEL.at.running] === 0 && this.#i32[shardRow + SHARD_MODEL.at.answered] === this.#i32[dispatchRow + DISPATCH_MODEL.at.issued];
+    return isQuiet(this.#memory, number);
   }
 
   add(number: number, spec: Spec, shard: number): Step {

@@ -1,7 +1,12 @@
 /** Schedulers whose recovery from a death has one fault each, as mutants.ts. The deaths must find every one of them. */
 import type { Mutant } from './mutants.js';
 
-export const DEATH_MUTANTS: readonly Mutant[] = [
+export interface DeathMutant extends Mutant {
+  /** The file in whose statements threads die: for a fault that only a few statements show, which 200 seeds would seldom draw of all. */
+  readonly deathsIn?: string;
+}
+
+export const DEATH_MUTANTS: readonly DeathMutant[] = [
   {
     name: 'queues what runs',
     file: 'shards/survey', find: 'if (running.has(slot))', replace: 'if (false)',
@@ -29,6 +34,7 @@ export const DEATH_MUTANTS: readonly Mutant[] = [
   {
     name: 'answers a grant anew whose batch is closed',
     file: 'shards/shard', find: 'i32[answeredAt] = number;', replace: ';',
+    deathsIn: 'shards/shard',
   },
   {
     name: 'counts no request of the batches that run',
@@ -53,10 +59,12 @@ export const DEATH_MUTANTS: readonly Mutant[] = [
   {
     name: 'issues no batch again',
     file: 'dispatch/dispatcher', find: 'this.#issueAgain(gpu, batch, issues);', replace: ';',
+    deathsIn: 'dispatch/dispatcher',
   },
   {
     name: 'takes no candidate that its predecessor had taken',
     file: 'dispatch/dispatcher', find: 'this.#takeCandidate(model, at < 0 ? this.#mailboxes.taken(model) : at);', replace: 'if (at >= 0) this.#takeCandidate(model, at);',
+    deathsIn: 'dispatch/dispatcher',
   },
   {
     name: 'says no end again',
@@ -65,10 +73,12 @@ export const DEATH_MUTANTS: readonly Mutant[] = [
   {
     name: 'leaves half-written rows of GPUs as they are',
     file: 'dispatch/gpu-pool', find: 'this.#mend(this.row(gpu));', replace: '',
+    deathsIn: 'dispatch/gpu-pool',
   },
   {
     name: 'counts no batch that was ended and not counted',
     file: 'dispatch/gpu-pool', find: 'f64[double + GPU_BATCHES] += (i32[row + GPU_ENDED_BATCHES] - (f64[double + GPU_BATCHES] | 0)) | 0;', replace: '',
+    deathsIn: 'dispatch/gpu-pool',
   },
   {
     name: 'counts a GPU that comes on from the one that had its number before',
@@ -84,6 +94,6 @@ export const DEATH_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'runs batches again whose end lies in the lane',
-    file: 'devices/emulated', find: 'if (ended.has(`${model}:${number}`))', replace: 'if (false)',
+    file: 'devices/emulated', find: 'if (ended.has(batchKey(model, number)))', replace: 'if (false)',
   },
 ];

@@ -35,7 +35,12 @@ describe(`within ${SEEDS} seeds a rule is broken by a scheduler`, () => {
 
 describe(`within ${SEEDS} seeds with deaths a rule is broken by a scheduler`, () => {
   for (const mutant of DEATH_MUTANTS) {
-    it(`that after a death ${mutant.name}`, async (test) => isFound(await partsOf(instrument(copies, edited(mutant, mutant.name)).copy, true), test));
+    it(`that after a death ${mutant.name}`, async (test) => {
+      const { copy, points } = instrument(copies, edited(mutant, mutant.name));
+      const deadly = points.flatMap(({ file }, point) => (file === mutant.deathsIn ? [point] : []));
+      assert.equal(deadly.length > 0, mutant.deathsIn !== undefined, `no statement of ${mutant.deathsIn}`);
+      isFound(await partsOf(copy, true, deadly.length > 0 ? deadly : null), test);
+    });
   }
 });
 

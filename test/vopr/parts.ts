@@ -13,11 +13,13 @@ export interface Parts {
   readonly ClientRegions: typeof ClientRegions;
   /** Of a copy whose roles can be killed at any statement. */
   readonly kill: KillSwitch | null;
+  /** The kill points at which threads die, where deaths are drawn by point; null: all. */
+  readonly deadly: readonly number[] | null;
 }
 
-export const PARTS: Parts = { VirtualHost, ClientPort, SpecTable, ClientRegions, kill: null };
+export const PARTS: Parts = { VirtualHost, ClientPort, SpecTable, ClientRegions, kill: null, deadly: null };
 
-export async function partsOf(copy: string, hasKillPoints = false): Promise<Parts> {
+export async function partsOf(copy: string, hasKillPoints = false, deadly: readonly number[] | null = null): Promise<Parts> {
   const [host, port, specs, regions, kill] = await Promise.all([
     load<Pick<Parts, 'VirtualHost'>>(copy, 'sim/virtual-host'),
     load<Pick<Parts, 'ClientPort'>>(copy, 'protocol/client-port'),
@@ -25,5 +27,5 @@ export async function partsOf(copy: string, hasKillPoints = false): Promise<Part
     load<Pick<Parts, 'ClientRegions'>>(copy, 'scheduler/regions'),
     hasKillPoints ? load<KillSwitch>(copy, 'kill') : null,
   ]);
-  return { VirtualHost: host.VirtualHost, ClientPort: port.ClientPort, SpecTable: specs.SpecTable, ClientRegions: regions.ClientRegions, kill };
+  return { VirtualHost: host.VirtualHost, ClientPort: port.ClientPort, SpecTable: specs.SpecTable, ClientRegions: regions.ClientRegions, kill, deadly };
 }

@@ -252,11 +252,13 @@ export class World {
 
   /** A death at a statement is that of the first thread that passes it. */
   #awaitNext(thread: Thread): void {
-    const { kill } = this.#parts;
+    const { kill, deadly } = this.#parts;
     const [next] = thread.deaths;
     thread.deaths = thread.deaths.slice(1);
     thread.death.left = next?.share === null ? next.left : -1;
-    if (next !== undefined && next.share !== null) kill?.armAt(Math.floor(next.share * kill.passed.length), next.left + 1);
+    if (kill === null || next === undefined || next.share === null) return;
+    const drawn = Math.floor(next.share * (deadly ?? kill.passed).length);
+    kill.armAt(deadly === null ? drawn : deadly[drawn]!, next.left + 1);
   }
 
   /** The one that takes its place may die in the middle of it. */
