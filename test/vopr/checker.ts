@@ -225,6 +225,7 @@ export class Checker implements Observer {
       if (before !== undefined && before.model === model && before.number === i32[header + BATCH.at.number]) continue;
       const from = (place.batchSlots >> 2) + row * place.batchStride;
       const slots = Array.from(i32.subarray(from, from + i32[header + BATCH.at.size]!));
+      if (slots.every((slot) => this.requests.get(slot)?.state === 'ended')) continue; // its row was not closed yet when its client went
       const deadlineNs = Math.min(...slots.map((slot) => this.requests.get(slot)!.deadlineNs));
       const mayBeLate = this.#specsOf(model).some(({ config }) => config.dropPolicy === DROP_NEVER);
       const execNs = f64[(header >> 1) + BATCH.at.execNs]!;
@@ -338,21 +339,39 @@ export class Checker implements Observer {
     if (request === undefined || request.state === 'ended' || request.generation !== i32[at + COMPLETION.at.generation]) this.fail('one outcome', `slot ${slot} got outcome ${outcomeOf(packed)} though its request is ${request?.state}`);
     const word = (this.host.memory.slots >> 2) + slot * SLOT.words;
     this.#check(i32[word + SLOT.at.outcomeGeneration] === request!.generation && i32[word + SLOT.at.outcome] === packed, 'one outcome', () => `the slot table does not know outcome ${outcomeOf(packed)} of slot ${slot}`);
-    const endNs = f64[(at >> 1) + COMPLETION.at.endNs]!;
+    this.#ended(request!, packed, f64[(at >> 1) + COMPLETION.at.endNs]!, lane, this.#deaths[shard]!, this.#deaths[shard]! > 0);
+  }
+
+  /** `deaths`: those of its shard before it was said. */
+  #ended(request: Request, packed: number, endNs: number, lane: Tap, deaths: number, maybeAgain: boolean): void {
     const outcome = outcomeOf(packed);
-    const batch = this.#batchOf.get(slot);
-    if (batch === undefined) this.#endedUnrun(request!, outcome);
-    else this.#ranIn(request!, batch, outcome, packed, endNs, this.#deaths[shard]! > 0);
-    request!.state = 'ended';
-    request!.deaths = this.#deaths[shard]!;
-    request!.lane = lane;
-    request!.position = request!.saidAt = (lane.position - 1) | 0;
+    const batch = this.#batchOf.get(request.slot);
+    if (batch === undefined) this.#endedUnrun(request, outcome);
+    else this.#ranIn(request, batch, outcome, packed, endNs, maybeAgain);
+    request.state = 'ended';
+    request.deaths = deaths;
+    request.lane = lane;
+    request.position = request.saidAt = (lane.position - 1) | 0;
     this.open--;
-    this.#openOf[request!.tag & MODEL_MASK]!--;
+    this.#openOf[request.tag & MODEL_MASK]!--;
     this.endings[outcome]!++;
-    const ending = `${request!.tag & MODEL_MASK} ${outcome}`;
+    const ending = `${request.tag & MODEL_MASK} ${outcome}`;
     this.#endingsOf.set(ending, (this.#endingsOf.get(ending) ?? 0) + 1);
-    this.#trace.note('end', request!.index, outcome, endNs);
+    this.#trace.note('end', request.index, outcome, endNs);
+  }
+
+  /**
+   * The client of a request is gone while the thread of its shard is dead. An outcome that stands in the slot table by then
+   * was counted, or will be; whether it was said does not matter any more.
+   */
+  orphaned(request: Request, shard: number): void {
+    const { i32, f64 } = this.tables;
+    const f32 = new Float32Array(this.host.memory.buffer);
+    const word = (this.host.memory.slots >> 2) + request.slot * SLOT.words;
+    if (request.state === 'ended' || i32[word + SLOT.at.outcomeGeneration] !== request.generation) return;
+    const endNs = f64[(word >> 1) + SLOT.at.deadlineNs]! - f32[word + SLOT.at.budgetNs]! + f32[word + SLOT.at.endedNs]!;
+    const lane = this.#completions[(request.slot >> this.host.memory.config.slotShift) * this.#deaths.length + shard]!;
+    this.#ended(request, i32[word + SLOT.at.outcome]!, endNs, lane, this.#deaths[shard]! - 1, true);
   }
 
   /** A shard that takes over says again what its clients may not have heard, once. */

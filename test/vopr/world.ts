@@ -7,7 +7,7 @@ import { Random } from '#rubato/model/random.js';
 import type { ClientPort } from '#rubato/protocol/client-port.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role } from '#rubato/protocol/role.js';
 import { CLIENT_FREE, CLIENT_OPEN } from '#rubato/protocol/shared-memory.js';
-import { ACK_DISPATCHER, GPU_ACTIVE, GPU_NONE, GPU_SPEC as GPU_ROW, type SpecTable } from '#rubato/protocol/specs.js';
+import { MODEL_MASK, ACK_DISPATCHER, GPU_ACTIVE, GPU_NONE, GPU_SPEC as GPU_ROW, type SpecTable } from '#rubato/protocol/specs.js';
 import type { ClientRegions } from '#rubato/scheduler/regions.js';
 import type { RoleHost } from '#rubato/scheduler/engine.js';
 import type { RoleKind, VirtualHost } from '#rubato/sim/virtual-host.js';
@@ -267,6 +267,7 @@ export class World {
     for (const seat of thread.seats) {
       seat.role.cells[CELL_WORK] = 1; // there is something new: whoever polls all polls them once more
       seat.hasPolled = false;
+      seat.isBusy = true; // the roles of the dead thread must not be polled while those that replace them are made
     }
     this.#runOrDie(thread, () => {
       for (const seat of thread.seats) {
@@ -274,6 +275,7 @@ export class World {
         this.#watch(seat);
       }
     });
+    for (const seat of thread.seats) seat.isBusy = false;
   }
 
   /** Does `work`, a poll of `self` or what a client does; now and then others are polled at its atomic operations, as if it ran on another core. */
@@ -490,6 +492,8 @@ export class World {
       if (this.#checker.requests.get(request.slot) !== request) continue;
       this.#checker.cancelling(request);
       request.isCommitted = true; // from now on it is known from the slot table
+      const shard = this.#steps.known.get(request.tag & MODEL_MASK)?.shard;
+      if (shard !== undefined && this.#seats.some(({ kind, index: of, thread }) => kind === 'shard' && of === shard && thread.isDead)) this.#checker.orphaned(request, shard);
     }
     this.#interruptible(null, () => this.#regions.release(index));
   }
