@@ -32,10 +32,24 @@ export class TimeTree {
   }
 
   set(index: number, time: number): void {
+    const node = this.leaves + index;
+    if (this.nodes[node] === time) return;
+    this.nodes[node] = time;
+    this.settle(index);
+  }
+
+  /** Takes `index` out. */
+  clear(index: number): void {
+    const node = this.leaves + index;
+    if (this.nodes[node] === Infinity) return;
+    this.nodes[node] = Infinity;
+    this.settle(index);
+  }
+
+  /** The time of `index` was stored in `nodes[leaves + index]` by the caller, who so passes no double. */
+  settle(index: number): void {
     const nodes = this.nodes;
     let node = this.leaves + index;
-    if (nodes[node] === time) return;
-    nodes[node] = time;
     while (node > 1) {
       const a = nodes[node]!;
       const b = nodes[node ^ 1]!;

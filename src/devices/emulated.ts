@@ -119,6 +119,7 @@ export class EmulatedDeviceRole implements Role {
         if (ended.has(batchKey(model, number))) continue;
         const header = (this.#memory.shards[shard]!.batchHeaders >> 2) + row * BATCH.words;
         this.#hold(gpu, shard, row, model, number, f64[(header >> 1) + BATCH.at.readyNs]!, f64[(header >> 1) + BATCH.at.lengthNs]!, 0);
+        this.#events.set(gpu, this.#readyNs[2 * gpu]!);
       }
     }
   }
@@ -170,7 +171,10 @@ export class EmulatedDeviceRole implements Role {
       if (this.#wasGiven(gpu, model, number)) continue;
       this.#noteGiven(gpu, model, number);
       const half = at >> 1;
+      const wasIdle = this.#held[gpu] === 0;
       this.#hold(gpu, lane.i32[at + ISSUE_SHARD]!, lane.i32[at + ISSUE_ROW]!, model, number, lane.f64[half + ISSUE_READY_NS]!, lane.f64[half + ISSUE_LENGTH_NS]!, now - lane.f64[half + ISSUE_GRANTED_NS]!);
+      if (wasIdle && lane.f64[half + ISSUE_READY_NS]! <= now) this.#start(gpu, now);
+      else if (wasIdle) this.#events.set(gpu, lane.f64[half + ISSUE_READY_NS]!);
     }
     if (count > 0) lane.release(count);
     return count;
@@ -203,7 +207,6 @@ export class EmulatedDeviceRole implements Role {
     this.#lengthNs[2 * gpu + held] = lengthNs;
     this.#controlNs[2 * gpu + held] = controlNs;
     this.#held[gpu] = held + 1;
-    if (held === 0) this.#events.set(gpu, readyNs);
   }
 
   /** Ends and starts everything whose time has come; returns how many have ended. */

@@ -211,14 +211,14 @@ export class DispatcherRole implements Role {
     if (this.#looksAhead) this.lookAhead.advance(now);
     let work = this.#tookOver ? this.#takeCandidates(this.#dirty.collect(this.#fresh)) : this.#takeAllCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
-    if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside(now);
+    if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside();
     if (!this.#tookOver) work += this.#takeOver();
     work += news;
-    work += this.#match(now);
+    work += this.#match();
     if (work > 0 || changed) this.#commit();
     if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ACK_DISPATCHER, this.#version);
     this.cells[CELL_WORK] = work;
-    this.cells[CELL_NEXT] = this.#nextEventNs(now);
+    this.#setNext();
   }
 
   /** GPUs that have come or are to leave, and models (specs.ts). */
@@ -274,7 +274,9 @@ export class DispatcherRole implements Role {
   #grantAgain(gpu: number, unread: readonly Set<string>[]): void {
     const grant = this.pool.grantOf(gpu);
     if (grant === null || unread[this.#shardOf(grant.model)]!.has(batchKey(grant.model, grant.number))) return;
-    this.#sayGrant(gpu, grant.model, grant.number, grant.flags, grant.gpuFreeNs, grant.grantedNs);
+    const at = this.#sayGrant(gpu, grant.model, grant.number, grant.flags);
+    this.#f64[(at >> 1) + GRANT_GPU_FREE_NS] = grant.gpuFreeNs;
+    this.#f64[(at >> 1) + GRANT_GRANTED_NS] = grant.grantedNs;
   }
 
   #issueAgain(gpu: number, batch: HeldBatch, unread: readonly Set<string>[]): void {
@@ -332,35 +334,59 @@ export class DispatcherRole implements Role {
     const now = this.cells[CELL_NOW]!;
     // Any other stamp speaks of a state before an answer that is still under way; the shard publishes again after it.
     if (mailboxes.i32[at + CANDIDATE_STAMP] !== this.#i32[this.#rowsAt + model * DISPATCH_MODEL.words + DISPATCH_MODEL_ISSUED]) return;
-    this.#measureLateness(model, now);
-    this.#forget(model);
+    this.#measureLateness(model);
     if (mailboxes.i32[at + CANDIDATE_SIZE] === 0) {
-      this.#noteGivenUp(model, Infinity);
+      this.#forget(model);
+      this.#noteGivenUp(model);
       return;
     }
     const double = at >> 1;
-    const exec = mailboxes.f64[double + CANDIDATE_EXEC_NS]!;
     const lead = mailboxes.f64[double + CANDIDATE_LEAD_NS]!;
-    this.#execNs[model] = exec;
-    this.#rankNs[model] = mailboxes.f64[double + CANDIDATE_RANK_NS]!;
+    const rank = mailboxes.f64[double + CANDIDATE_RANK_NS]!;
+    const dueNs = mailboxes.f64[double + CANDIDATE_EXEC_NS]! - lead;
+    const isDue = dueNs <= now;
+    this.#leaveAside(model);
+    this.#execNs[model] = mailboxes.f64[double + CANDIDATE_EXEC_NS]!;
+    this.#rankNs[model] = rank;
     this.#invalidAfterNs[model] = mailboxes.f64[double + CANDIDATE_INVALID_AFTER_NS]!;
     this.#leadNs[model] = lead;
-    this.#due.set(model, exec - lead);
-    this.#isDeferred[model] = exec - lead > now ? 1 : 0;
-    if (!this.#looksAhead) return;
-    const deadline = mailboxes.f64[double + CANDIDATE_DEADLINE_NS]!;
-    if (exec - lead > now) this.#noteGivenUp(model, deadline);
+    this.#isDeferred[model] = isDue ? 0 : 1;
+    if (this.#looksAhead) this.#expect(model, at, isDue);
+    if (isDue) {
+      this.#due.clear(model);
+      this.#wait(model);
+      return;
+    }
+    this.#due.nodes[this.#due.leaves + model] = dueNs;
+    this.#due.settle(model);
+    this.#waiting.clear(model);
+    this.#waitingLead.clear(model);
+    if ((mailboxes.i32[at + CANDIDATE_FLAGS]! & CANDIDATE_MAY_START) !== 0) {
+      this.#early.nodes[this.#early.leaves + model] = rank;
+      this.#early.settle(model);
+    } else {
+      this.#early.clear(model);
+    }
+  }
+
+  /** The model's new candidate lies at `at`. */
+  #expect(model: number, at: number, isDue: boolean): void {
+    const f64 = this.#mailboxes.f64;
+    const deadline = f64[(at >> 1) + CANDIDATE_DEADLINE_NS]!;
+    // It is not due, and its oldest request is another: the one before is gone.
+    if (!isDue && deadline > this.#deadlineNs[model]!) this.#noteGivenUp(model);
+    if (!isDue) this.#wantedNs[model] = Infinity;
     this.#deadlineNs[model] = deadline;
-    this.lookAhead.expect(model, mailboxes.f64[double + CANDIDATE_EXPECTED_NS]!, deadline);
-    if ((mailboxes.i32[at + CANDIDATE_FLAGS]! & CANDIDATE_MAY_START) !== 0) this.#early.set(model, this.#rankNs[model]!);
+    this.lookAhead.expect(model, f64[(at >> 1) + CANDIDATE_EXPECTED_NS]!, deadline);
   }
 
   /**
    * Measures j: how late a due candidate is noticed, whether this thread slept or was busy. One that came when it was due
    * says nothing; one that was replaced because it was noticed too late says most.
    */
-  #measureLateness(model: number, now: number): void {
+  #measureLateness(model: number): void {
     if (this.#jitterMeter === null || this.#isDeferred[model] === 0) return;
+    const now = this.cells[CELL_NOW]!;
     const lateNs = now - this.#due.get(model);
     if (lateNs >= 0) this.#jitterMeter.add(lateNs, now);
   }
@@ -369,10 +395,10 @@ export class DispatcherRole implements Role {
   #forget(model: number): void {
     this.#leaveAside(model);
     this.#execNs[model] = Infinity;
-    this.#due.set(model, Infinity);
-    this.#waiting.set(model, Infinity);
-    this.#waitingLead.set(model, Infinity);
-    this.#early.set(model, Infinity);
+    this.#due.clear(model);
+    this.#waiting.clear(model);
+    this.#waitingLead.clear(model);
+    this.#early.clear(model);
     if (this.#looksAhead) this.lookAhead.forget(model);
   }
 
@@ -497,51 +523,50 @@ export class DispatcherRole implements Role {
 
   // ---------------------------------------------------------------- matching
 
-  #match(now: number): number {
-    const work = this.#moveDueToWaiting(now);
-    const granted = this.#grantWaiting(now);
-    return work + granted + (this.#looksAhead ? this.#grantEarly(now, Infinity) : 0);
+  #match(): number {
+    const work = this.#moveDueToWaiting();
+    const granted = this.#grantWaiting();
+    return work + granted + (this.#looksAhead ? this.#grantEarly(false) : 0);
   }
 
-  #moveDueToWaiting(now: number): number {
+  #moveDueToWaiting(): number {
+    const now = this.cells[CELL_NOW]!;
     const due = this.#due;
     let moved = 0;
     while (due.nodes[1]! <= now) {
       const model = due.first();
-      this.#measureLateness(model, now);
-      due.set(model, Infinity);
+      this.#measureLateness(model);
+      due.clear(model);
       moved++;
       this.#leaveAside(model);
-      this.#wait(model, now);
+      this.#wait(model);
     }
     return moved;
   }
 
-  #grantWaiting(now: number): number {
+  #grantWaiting(): number {
+    const now = this.cells[CELL_NOW]!;
+    const cells = this.pool.cells;
     const waiting = this.#waiting;
-    const freeAt = this.pool.freeAt;
+    const { idle, running } = this.pool;
     let granted = 0;
     while (waiting.nodes[1]! < Infinity) {
       // While too many GPUs are wanted, whoever gathers competes with who is due: models with a large α are due long before their
       // latest start, and would otherwise always go before those with a small one.
-      if (this.#looksAhead) granted += this.#grantEarly(now, waiting.nodes[1]!);
+      if (this.#looksAhead) granted += this.#grantEarly(true);
       const largestLead = -this.#waitingLead.nodes[1]!;
-      if (freeAt.nodes[1]! > now + largestLead) break;
-      const first = this.pool.firstFree(now);
-      if (first < 0) break;
-      const firstFreeNs = freeAt.get(first);
-      if (firstFreeNs > now + largestLead) break;
+      if (idle.size === 0 && (running.nodes[1]! > now + largestLead || this.pool.firstRunning() < 0 || running.nodes[1]! > now + largestLead)) break;
       const model = waiting.first();
-      const earliest = now + this.#leadNs[model]!;
-      const soonest = earliest > firstFreeNs ? earliest : firstFreeNs;
+      let soonest = now + this.#leadNs[model]!;
+      if (idle.size === 0 && running.nodes[1]! > soonest) soonest = running.nodes[1]!;
       if (soonest > this.#invalidAfterNs[model]!) {
-        this.#setAside(model, now);
+        this.#setAside(model);
         continue;
       }
-      const exec = Math.max(soonest, this.#execNs[model]!);
-      const gpu = this.pool.lowestFreeBy(exec, now);
-      if (this.#observer !== null) this.#observer.granted(now, model, gpu, exec, freeAt.get(gpu), false);
-      this.#grant(model, gpu, exec, 0);
+      cells[POOL_EXEC] = Math.max(soonest, this.#execNs[model]!);
+      const gpu = this.pool.lowestFreeByExec();
+      if (this.#observer !== null) this.#observer.granted(now, model, gpu, cells[POOL_EXEC]!, this.pool.freeAtNs(gpu), false);
+      this.#grant(model, gpu, 0);
       granted++;
     }
     return granted;
@@ -549,38 +574,40 @@ export class DispatcherRole implements Role {
 
   /**
    * While more GPUs will be wanted at once, within the time of a batch (`Cluster.aheadNs`), than there are without the reserve, those that
-   * are idle are given to candidates that are not due yet (ALGORITHM.md 1.7): the one with the smallest latest first, if that
-   * is before `before`.
+   * are idle are given to candidates that are not due yet (ALGORITHM.md 1.7): the one with the smallest latest first, and, if
+   * `beforeWaiting`, only one that has a smaller one than all that wait.
    */
-  #grantEarly(now: number, before: number): number {
+  #grantEarly(beforeWaiting: boolean): number {
+    const now = this.cells[CELL_NOW]!;
+    const cells = this.pool.cells;
     const early = this.#early;
     let granted = 0;
-    while (early.nodes[1]! < before) {
+    while (early.nodes[1]! < (beforeWaiting ? this.#waiting.nodes[1]! : Infinity)) {
       const model = early.first();
       const earliest = now + this.#leadNs[model]!;
       if (earliest > this.#invalidAfterNs[model]!) {
-        early.set(model, Infinity);
+        early.clear(model);
         continue;
       }
-      const gpu = this.pool.lowestFreeBy(earliest, now);
+      cells[POOL_EXEC] = earliest;
+      const gpu = this.pool.lowestFreeByExec();
       if (gpu < 0 || this.lookAhead.most(this.cluster.aheadNs) <= this.lookAhead.unreserved(this.pool.activeCount)) break;
-      const freeNs = this.pool.freeAt.get(gpu);
-      if (this.#observer !== null) this.#observer.granted(now, model, gpu, earliest, freeNs, true);
-      this.#grant(model, gpu, earliest, GRANT_EARLY);
+      if (this.#observer !== null) this.#observer.granted(now, model, gpu, earliest, this.pool.freeAtNs(gpu), true);
+      this.#grant(model, gpu, GRANT_EARLY);
       granted++;
     }
     return granted;
   }
 
   /** No GPU will be free in time for this candidate, so the next one gets its turn. When one turns out to be, or at the last moment, it asks again. */
-  #setAside(model: number, now: number): void {
+  #setAside(model: number): void {
     const lastChance = this.#invalidAfterNs[model]! - this.#leadNs[model]!;
-    if (lastChance <= now) {
+    if (lastChance <= this.cells[CELL_NOW]!) {
       this.#forget(model);
       return;
     }
-    this.#waiting.set(model, Infinity);
-    this.#waitingLead.set(model, Infinity);
+    this.#waiting.clear(model);
+    this.#waitingLead.clear(model);
     this.#due.set(model, lastChance);
     this.#isAside[model] = 1;
     this.#asideCount++;
@@ -593,36 +620,41 @@ export class DispatcherRole implements Role {
   }
 
   /** A GPU may be free sooner than was thought: whoever was set aside waits again. Rare, so a plain scan. */
-  #takeBackAside(now: number): void {
+  #takeBackAside(): void {
     for (let model = 0; model < this.#models && this.#asideCount > 0; model++) {
       if (this.#isAside[model] === 0) continue;
       this.#leaveAside(model);
-      this.#due.set(model, Infinity);
-      this.#wait(model, now);
+      this.#due.clear(model);
+      this.#wait(model);
     }
   }
 
   /** A due candidate waits for a GPU, unless it is too late for it: then the shard's own timer makes the next one. */
-  #wait(model: number, now: number): void {
-    if (now + this.#leadNs[model]! > this.#invalidAfterNs[model]!) {
+  #wait(model: number): void {
+    if (this.cells[CELL_NOW]! + this.#leadNs[model]! > this.#invalidAfterNs[model]!) {
       this.#forget(model);
       return;
     }
-    this.#waiting.set(model, this.#rankNs[model]!);
-    this.#waitingLead.set(model, -this.#leadNs[model]!);
-    this.#early.set(model, Infinity);
+    const { leaves } = this.#waiting;
+    this.#waiting.nodes[leaves + model] = this.#rankNs[model]!;
+    this.#waiting.settle(model);
+    this.#waitingLead.nodes[leaves + model] = -this.#leadNs[model]!;
+    this.#waitingLead.settle(model);
+    this.#early.clear(model);
     if (this.#wantedNs[model] === Infinity) this.#wantedNs[model] = this.#execNs[model]!;
   }
 
-  #grant(model: number, gpu: number, exec: number, flags: number): void {
+  /** Grants it the GPU from `pool.cells[POOL_EXEC]` on. */
+  #grant(model: number, gpu: number, flags: number): void {
     const row = this.#rowsAt + model * DISPATCH_MODEL.words;
     const number = (this.#i32[row + DISPATCH_MODEL_ISSUED]! + 1) | 0;
-    const gpuFreeNs = this.pool.freeAt.get(gpu);
+    const at = this.#sayGrant(gpu, model, number, flags);
+    this.#f64[(at >> 1) + GRANT_GPU_FREE_NS] = this.pool.freeAtNs(gpu);
+    this.#f64[(at >> 1) + GRANT_GRANTED_NS] = this.cells[CELL_NOW]!;
     this.pool.grant(gpu, model, number, flags);
     this.#i32[row + DISPATCH_MODEL_ISSUED] = number;
     this.#f64[(row >> 1) + DISPATCH_MODEL_GRANTS]! += 1;
-    this.#sayGrant(gpu, model, number, flags, gpuFreeNs, this.cells[CELL_NOW]!);
-    if (this.#looksAhead) this.#noteGrant(model, gpu, exec);
+    if (this.#looksAhead) this.#noteGrant(model, gpu);
     this.#wantedNs[model] = Infinity;
     this.#forget(model);
   }
@@ -631,7 +663,8 @@ export class DispatcherRole implements Role {
     return this.#i32[(this.#memory.specs >> 2) + model * MODEL_SPEC.words + MODEL_SPEC.at.shard]!;
   }
 
-  #sayGrant(gpu: number, model: number, number: number, flags: number, gpuFreeNs: number, grantedNs: number): void {
+  /** Claims the record of a grant, and returns its word; its times are the caller's to write. */
+  #sayGrant(gpu: number, model: number, number: number, flags: number): number {
     const shard = this.#shardOf(model);
     const lane = this.#grants[shard]!;
     const at = lane.claim();
@@ -640,13 +673,13 @@ export class DispatcherRole implements Role {
     lane.i32[at + GRANT_NUMBER] = number;
     lane.i32[at + GRANT_GPU] = gpu;
     lane.i32[at + GRANT_FLAGS] = flags;
-    lane.f64[(at >> 1) + GRANT_GPU_FREE_NS] = gpuFreeNs;
-    lane.f64[(at >> 1) + GRANT_GRANTED_NS] = grantedNs;
     this.#grantsPending[shard]!++;
+    return at;
   }
 
   /** The GPU is taken for as long as the batch would be now; the answer says it better. The reserve learns from a wait that costs something. */
-  #noteGrant(model: number, gpu: number, exec: number): void {
+  #noteGrant(model: number, gpu: number): void {
+    const exec = this.pool.cells[POOL_EXEC]!;
     const lengthNs = this.#deadlineNs[model]! - this.#invalidAfterNs[model]!;
     this.lookAhead.occupy(gpu, Number.isFinite(lengthNs) ? exec + lengthNs : Infinity);
     if (this.#isAdaptive[model] === 0) return;
@@ -656,10 +689,10 @@ export class DispatcherRole implements Role {
   }
 
   /** The model has no batch that is due any more. If it had one, and its oldest request is gone now, a wait for a GPU has cost that. */
-  #noteGivenUp(model: number, deadlineNs: number): void {
+  #noteGivenUp(model: number): void {
     if (this.#wantedNs[model] === Infinity) return;
     this.#wantedNs[model] = Infinity;
-    if (this.#isAdaptive[model] === 1 && deadlineNs > this.#deadlineNs[model]!) this.lookAhead.lost(this.pool.activeCount);
+    if (this.#isAdaptive[model] === 1) this.lookAhead.lost(this.pool.activeCount);
   }
 
   // ---------------------------------------------------------------- end of a poll
@@ -686,22 +719,29 @@ export class DispatcherRole implements Role {
     }
   }
 
-  #nextEventNs(now: number): number {
-    const due = this.#looksAhead ? Math.min(this.#due.nodes[1]!, this.#lookAgainNs(now)) : this.#due.nodes[1]!;
-    if (this.#waiting.nodes[1] === Infinity) return due;
-    const freeAt = this.pool.freeAt.nodes[1]! + this.#waitingLead.nodes[1]!;
+  /** Says when it is to be polled next though nothing new is heard until then. */
+  #setNext(): void {
+    const { cells } = this;
+    const now = cells[CELL_NOW]!;
+    cells[CELL_NEXT] = this.#due.nodes[1]!;
+    if (this.#looksAhead && this.#early.nodes[1] !== Infinity) this.#setLookAgain();
+    if (this.#waiting.nodes[1] === Infinity || this.pool.idle.size > 0) return;
+    const freeAt = this.pool.running.nodes[1]! + this.#waitingLead.nodes[1]!;
     // A GPU that is free by now and still not granted is overdue: its end will wake us.
-    const next = freeAt > now ? freeAt : Infinity;
-    return next < due ? next : due;
+    if (freeAt > now && freeAt < cells[CELL_NEXT]!) cells[CELL_NEXT] = freeAt;
   }
 
-  /** When a GPU might be granted early though nothing new is heard until then. */
-  #lookAgainNs(now: number): number {
-    if (this.#early.nodes[1] === Infinity) return Infinity;
-    const soonestNs = this.pool.freeAt.nodes[1]! - this.#leadNs[this.#early.first()]!;
+  /** A GPU might be granted early then. */
+  #setLookAgain(): void {
+    const { cells } = this;
     const aboveNs = this.lookAhead.whenAbove(this.lookAhead.unreserved(this.pool.activeCount), this.cluster.aheadNs);
-    // Above it by now: then it was no GPU that kept a candidate from being granted, and the next one may be free soon.
-    if (aboveNs === Infinity) return soonestNs > now ? soonestNs : Infinity;
-    return Math.max(aboveNs, soonestNs);
+    let next = aboveNs;
+    if (this.pool.idle.size === 0) {
+      const soonestNs = this.pool.running.nodes[1]! - this.#leadNs[this.#early.first()]!;
+      // Above it by now: then it was no GPU that kept a candidate from being granted, and the next one may be free soon.
+      if (aboveNs === Infinity) next = soonestNs > cells[CELL_NOW]! ? soonestNs : Infinity;
+      else if (soonestNs > aboveNs) next = soonestNs;
+    }
+    if (next < cells[CELL_NEXT]!) cells[CELL_NEXT] = next;
   }
 }

@@ -2,13 +2,14 @@
  * The GPUs and what each is doing (DESIGN.md, "GPU state"): a running batch, at most one next batch issued ahead,
  * and at most one grant that its shard has not answered. The rows are durable, written only here.
  *
- * `freeAt` orders the GPUs by when they can take a grant: the past for an idle one, the predicted end for a running
- * one, +Infinity while granted, while a next batch is issued, and while a prediction has passed without the end.
+ * Which can take a grant: those in `idle` now, those in `running` when the batch that they run is predicted to end. In neither
+ * is a GPU while granted, while a next batch is issued, and while a prediction has passed without the end.
  */
 import { TimeTree } from '../clock/time-tree.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
 import { GPU_ACTIVE, GPU_SPEC } from '../protocol/specs.js';
 import { GPU } from '../protocol/tables.js';
+import { IndexSet } from './index-set.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
@@ -49,7 +50,8 @@ export const POOL_PLANNED = 5;
 export const POOL_NOW = 6;
 
 export class GpuPool {
-  readonly freeAt: TimeTree;
+  readonly idle: IndexSet;
+  readonly running: TimeTree;
   readonly cells = new Float64Array(8);
   readonly i32: Int32Array;
   readonly f64: Float64Array;
@@ -62,7 +64,8 @@ export class GpuPool {
     this.i32 = new Int32Array(memory.buffer);
     this.f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#base = memory.gpus >> 2;
-    this.freeAt = new TimeTree(memory.limits.gpus);
+    this.idle = new IndexSet(memory.limits.gpus);
+    this.running = new TimeTree(memory.limits.gpus);
     this.#active = new Uint8Array(memory.limits.gpus);
     for (let gpu = 0; gpu < memory.limits.gpus; gpu++) {
       const active = this.i32[(memory.gpuSpecs >> 2) + gpu * GPU_SPEC.words + GPU_SPEC.at.state] === GPU_ACTIVE;
@@ -109,30 +112,37 @@ export class GpuPool {
     return this.#base + gpu * GPU.words;
   }
 
+  /** When a GPU can take a grant: the past for an idle one, +Infinity for one that cannot. */
+  freeAtNs(gpu: number): number {
+    return this.idle.has(gpu) ? this.f64[(this.row(gpu) >> 1) + GPU_FREE_NS]! : this.running.get(gpu);
+  }
+
   /**
-   * Lowest-numbered GPU that is free by `timeNs`, or -1. A running GPU whose prediction has passed is not free
+   * Lowest-numbered GPU that is free by `cells[POOL_EXEC]`, or -1. A running GPU whose prediction has passed is not free
    * until its end is reported: it is taken out of the order when it is found here.
    */
-  lowestFreeBy(timeNs: number, nowNs: number): number {
+  lowestFreeByExec(): number {
+    const idle = this.idle.first();
     for (;;) {
-      const gpu = this.freeAt.lowestUpTo(timeNs);
-      if (gpu < 0 || !this.#overdue(gpu, nowNs)) return gpu;
-      this.freeAt.set(gpu, Infinity);
+      const gpu = this.running.lowestUpTo(this.cells[POOL_EXEC]!);
+      if (gpu < 0 || (idle >= 0 && idle < gpu)) return idle;
+      if (!this.#overdue(gpu)) return gpu;
+      this.running.clear(gpu);
     }
   }
 
-  /** The GPU that is free first, the lowest-numbered of several, or -1. */
-  firstFree(nowNs: number): number {
+  /** The running GPU that is free first, the lowest-numbered of several, or -1. */
+  firstRunning(): number {
     for (;;) {
-      const gpu = this.freeAt.first();
-      if (gpu < 0 || !this.#overdue(gpu, nowNs)) return gpu;
-      this.freeAt.set(gpu, Infinity);
+      const gpu = this.running.first();
+      if (gpu < 0 || !this.#overdue(gpu)) return gpu;
+      this.running.clear(gpu);
     }
   }
 
-  #overdue(gpu: number, nowNs: number): boolean {
+  #overdue(gpu: number): boolean {
     const row = this.row(gpu);
-    return this.i32[row + GPU_RUN_ROW] !== NONE && this.f64[(row >> 1) + GPU_RUN_END_NS]! < nowNs;
+    return this.i32[row + GPU_RUN_ROW] !== NONE && this.f64[(row >> 1) + GPU_RUN_END_NS]! < this.cells[POOL_NOW]!;
   }
 
   /** Notes that `model` was granted this GPU, as its grant `number`, at `cells[POOL_NOW]`. */
@@ -142,7 +152,8 @@ export class GpuPool {
     this.i32[row + GPU_GRANT_FLAGS] = flags;
     this.i32[row + GPU_GRANT_NUMBER] = number;
     this.i32[row + GPU_GRANT_MODEL] = model;
-    this.freeAt.set(gpu, Infinity);
+    this.idle.delete(gpu);
+    this.running.clear(gpu);
   }
 
   /** Whether this GPU still waits for the answer to that grant; an answer that comes twice finds it gone. */
@@ -255,11 +266,15 @@ export class GpuPool {
   #reposition(gpu: number): void {
     const row = this.row(gpu);
     const i32 = this.i32;
-    let freeAt: number;
-    if (this.#active[gpu] === 0) freeAt = Infinity;
-    else if (i32[row + GPU_GRANT_MODEL] !== NONE || i32[row + GPU_NEXT_ROW] !== NONE) freeAt = Infinity;
-    else if (i32[row + GPU_RUN_ROW] !== NONE) freeAt = this.f64[(row >> 1) + GPU_RUN_END_NS]!;
-    else freeAt = this.f64[(row >> 1) + GPU_FREE_NS]!;
-    this.freeAt.set(gpu, freeAt);
+    const runs = i32[row + GPU_RUN_ROW] !== NONE;
+    const takesGrants = this.#active[gpu] === 1 && i32[row + GPU_GRANT_MODEL] === NONE && i32[row + GPU_NEXT_ROW] === NONE;
+    if (takesGrants && !runs) this.idle.add(gpu);
+    else this.idle.delete(gpu);
+    if (!takesGrants || !runs) {
+      this.running.clear(gpu);
+      return;
+    }
+    this.running.nodes[this.running.leaves + gpu] = this.f64[(row >> 1) + GPU_RUN_END_NS]!;
+    this.running.settle(gpu);
   }
 }

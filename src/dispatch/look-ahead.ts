@@ -31,28 +31,40 @@ const OVERBOOKED = 0.1;
 /** Less than any count of GPUs that are wanted. */
 const NONE = -1;
 
+/** In `#cells`: the bucket of now, counted from time 0; the reserve; the questions that were answered last, and an answer. */
+const NOW = 0;
+const RESERVE = 1;
+const MOST_AHEAD = 2;
+const WHEN_AHEAD = 3;
+const WHEN = 4;
+
 export class LookAhead {
-  /** GPUs that are kept free for what is not expected: as many as it takes that few batches find none. */
-  reserve = 0;
   readonly #bucketNs: number;
-  /** The bucket of now, counted from time 0. */
-  #now = 0;
+  /** What may be no small integer: a field that becomes one of another kind makes V8 drop all code that reads it. */
+  readonly #cells = new Float64Array(8);
   /** occ in the bucket of now. */
   #begun = 0;
   readonly #sum = new Int32Array(2 * BUCKETS);
   readonly #peak = new Int32Array(2 * BUCKETS);
+  /** What was last said of each candidate and GPU, and who is not placed so yet: many come and go before anybody looks. */
+  readonly #saidFrom: Float64Array;
+  readonly #saidTo: Float64Array;
+  readonly #said: Int32Array;
+  readonly #isSaid: Uint8Array;
+  #saidCount = 0;
+  /** Leaves that have changed since the tree was looked at: where nobody looks, a change costs one addition. */
+  readonly #changed = new Int32Array(BUCKETS);
+  readonly #isChanged = new Uint8Array(BUCKETS);
+  #changedCount = 0;
   /** By candidate, then by GPU: buckets of begin and end. */
   readonly #from: Float64Array;
   readonly #to: Float64Array;
   readonly #models: number;
   /** Whether, and for which questions, the last answers still hold. */
   #mostHolds = false;
-  #mostAheadNs = 0;
   #most = 0;
   #whenHolds = false;
   #whenLimit = 0;
-  #whenAheadNs = 0;
-  #when = Infinity;
   /** Of the walk under way. */
   #walked = 0;
   #found = 0;
@@ -62,53 +74,86 @@ export class LookAhead {
     this.#bucketNs = bucketNs;
     this.#from = new Float64Array(models + gpus).fill(NOTHING);
     this.#to = new Float64Array(models + gpus).fill(NOTHING);
+    this.#saidFrom = new Float64Array(models + gpus);
+    this.#saidTo = new Float64Array(models + gpus);
+    this.#said = new Int32Array(models + gpus);
+    this.#isSaid = new Uint8Array(models + gpus);
+  }
+
+  /** GPUs that are kept free for what is not expected: as many as it takes that few batches find none. */
+  get reserve(): number {
+    return this.#cells[RESERVE]!;
   }
 
   /** The candidate of a model is expected to start at `startNs`, and must have ended by `deadlineNs`. */
   expect(model: number, startNs: number, deadlineNs: number): void {
-    this.#place(model, startNs, deadlineNs);
+    this.#saidFrom[model] = startNs;
+    this.#saidTo[model] = deadlineNs;
+    if (this.#isSaid[model] === 0) this.#note(model);
   }
 
   /** The model has no candidate. */
   forget(model: number): void {
-    this.#remove(model);
+    this.#saidTo[model] = -Infinity;
+    if (this.#isSaid[model] === 0) this.#note(model);
   }
 
   /** A GPU is busy until `untilNs`; −Infinity: it is idle. */
   occupy(gpu: number, untilNs: number): void {
-    if (untilNs === -Infinity) this.#remove(this.#models + gpu);
-    else this.#place(this.#models + gpu, -Infinity, untilNs);
+    const index = this.#models + gpu;
+    this.#saidFrom[index] = -Infinity;
+    this.#saidTo[index] = untilNs;
+    if (this.#isSaid[index] === 0) this.#note(index);
+  }
+
+  #note(index: number): void {
+    this.#isSaid[index] = 1;
+    this.#said[this.#saidCount++] = index;
+  }
+
+  #placeAll(): void {
+    for (let k = 0; k < this.#saidCount; k++) {
+      const index = this.#said[k]!;
+      this.#isSaid[index] = 0;
+      if (this.#saidTo[index] === -Infinity) this.#remove(index);
+      else this.#place(index, this.#saidFrom[index]!, this.#saidTo[index]!);
+    }
+    this.#saidCount = 0;
   }
 
   /** Time goes on: what has begun by now is folded together. */
   advance(nowNs: number): void {
     const bucket = Math.floor(nowNs / this.#bucketNs);
-    if (bucket === this.#now) return;
+    if (bucket === this.#cells[NOW]!) return;
+    this.#placeAll(); // as seen from here
     this.#mostHolds = this.#whenHolds = false;
-    if (bucket - this.#now >= BUCKETS) {
+    if (bucket - this.#cells[NOW]! >= BUCKETS) {
+      this.#settle();
       this.#begun += this.#sum[1]!;
       this.#sum.fill(0);
       this.#peak.fill(0);
-      this.#now = bucket;
+      this.#cells[NOW] = bucket;
     }
-    while (this.#now < bucket) {
-      this.#now++;
-      const value = this.#sum[BUCKETS + (this.#now & (BUCKETS - 1))]!;
+    while (this.#cells[NOW]! < bucket) {
+      this.#cells[NOW]!++;
+      const value = this.#sum[BUCKETS + (this.#cells[NOW]! & (BUCKETS - 1))]!;
       if (value === 0) continue;
       this.#begun += value;
-      this.#add(this.#now & (BUCKETS - 1), -value);
+      this.#add(this.#cells[NOW]! & (BUCKETS - 1), -value);
     }
   }
 
   /** The largest occ from now until `aheadNs` from now. */
   most(aheadNs: number): number {
-    if (this.#mostHolds && aheadNs === this.#mostAheadNs) return this.#most;
+    this.#placeAll();
+    if (this.#mostHolds && aheadNs === this.#cells[MOST_AHEAD]!) return this.#most;
     this.#mostHolds = true;
-    this.#mostAheadNs = aheadNs;
+    this.#cells[MOST_AHEAD] = aheadNs;
+    this.#settle();
     this.#walked = 0;
     this.#found = 0;
     const count = this.#ahead(aheadNs);
-    const first = (this.#now + 1) & (BUCKETS - 1);
+    const first = (this.#cells[NOW]! + 1) & (BUCKETS - 1);
     const straight = Math.min(count, BUCKETS - first);
     this.#walk(1, 0, BUCKETS, first, first + straight);
     if (count > straight) this.#walk(1, 0, BUCKETS, 0, count - straight);
@@ -118,38 +163,40 @@ export class LookAhead {
 
   /** When an occ above `limit` will first lie less than `aheadNs` ahead; +Infinity if that is not expected, or now. */
   whenAbove(limit: number, aheadNs: number): number {
-    if (this.#whenHolds && limit === this.#whenLimit && aheadNs === this.#whenAheadNs) return this.#when;
+    this.#placeAll();
+    if (this.#whenHolds && limit === this.#whenLimit && aheadNs === this.#cells[WHEN_AHEAD]!) return this.#cells[WHEN]!;
     this.#whenHolds = true;
     this.#whenLimit = limit;
-    this.#whenAheadNs = aheadNs;
-    this.#when = this.#firstAbove(limit, aheadNs);
-    return this.#when;
+    this.#cells[WHEN_AHEAD] = aheadNs;
+    this.#cells[WHEN] = this.#firstAbove(limit, aheadNs);
+    return this.#cells[WHEN]!;
   }
 
   #firstAbove(limit: number, aheadNs: number): number {
     this.#walked = this.#begun;
     if (this.#walked > limit) return Infinity;
-    const first = (this.#now + 1) & (BUCKETS - 1);
+    this.#settle();
+    const first = (this.#cells[NOW]! + 1) & (BUCKETS - 1);
     let leaf = this.#find(1, 0, BUCKETS, first, BUCKETS, limit);
     if (leaf < 0) leaf = this.#find(1, 0, BUCKETS, 0, first - 1, limit);
     if (leaf < 0) return Infinity;
-    const bucket = this.#now + ((leaf - this.#now) & (BUCKETS - 1));
+    const bucket = this.#cells[NOW]! + ((leaf - this.#cells[NOW]!) & (BUCKETS - 1));
     const when = bucket - this.#ahead(aheadNs);
-    return when > this.#now ? when * this.#bucketNs : Infinity;
+    return when > this.#cells[NOW]! ? when * this.#bucketNs : Infinity;
   }
 
   /** So many GPUs may be wanted at once; none when all are kept in reserve: then whoever can start does. */
   unreserved(gpus: number): number {
-    const left = Math.floor((gpus - this.reserve) * (1 + OVERBOOKED));
+    const left = Math.floor((gpus - this.#cells[RESERVE]!) * (1 + OVERBOOKED));
     return left > 0 ? left : NONE;
   }
 
   /** A batch was granted a GPU `waitNs` later than it could bear; not above 0 if it could. `batchNs` is how long one of the target size takes. */
   granted(waitNs: number, batchNs: number, gpus: number): void {
     const missedShare = Math.min(MOST_MISSED_SHARE, MISSED_SHARE_PER_GPU * gpus);
-    if (waitNs > 0) this.reserve += STEP * Math.min(1, waitNs / (WHOLE_MISS * batchNs));
-    else this.reserve -= (STEP * missedShare) / (1 - missedShare);
-    this.reserve = Math.max(0, Math.min(gpus, this.reserve));
+    if (waitNs > 0) this.#cells[RESERVE]! += STEP * Math.min(1, waitNs / (WHOLE_MISS * batchNs));
+    else this.#cells[RESERVE]! -= (STEP * missedShare) / (1 - missedShare);
+    this.#cells[RESERVE] = Math.max(0, Math.min(gpus, this.#cells[RESERVE]!));
   }
 
   /** A batch that was due lost its heads, or all of it, before there was a GPU: the worst of waits, and none that a grant tells of. */
@@ -185,27 +232,42 @@ export class LookAhead {
   #bucketOf(timeNs: number): number {
     if (timeNs === Infinity) return NEVER;
     const bucket = Math.floor(timeNs / this.#bucketNs);
-    if (bucket <= this.#now) return this.#now;
-    return Math.min(bucket, this.#now + BUCKETS - 1);
+    if (bucket <= this.#cells[NOW]!) return this.#cells[NOW]!;
+    return Math.min(bucket, this.#cells[NOW]! + BUCKETS - 1);
   }
 
   #mark(bucket: number, value: number): void {
     if (bucket === NEVER) return;
     this.#mostHolds = this.#whenHolds = false;
-    if (bucket <= this.#now) this.#begun += value;
+    if (bucket <= this.#cells[NOW]!) this.#begun += value;
     else this.#add(bucket & (BUCKETS - 1), value);
   }
 
   #add(leaf: number, value: number): void {
+    this.#sum[BUCKETS + leaf]! += value;
+    if (this.#isChanged[leaf] !== 0) return;
+    this.#isChanged[leaf] = 1;
+    this.#changed[this.#changedCount++] = leaf;
+  }
+
+  /** Brings the tree up to date with its leaves. */
+  #settle(): void {
     const sum = this.#sum;
     const peak = this.#peak;
-    let node = BUCKETS + leaf;
-    sum[node]! += value;
-    peak[node] = Math.max(0, sum[node]!);
-    for (node >>= 1; node > 0; node >>= 1) {
-      sum[node]! += value;
-      peak[node] = Math.max(peak[2 * node]!, sum[2 * node]! + peak[2 * node + 1]!);
+    for (let k = 0; k < this.#changedCount; k++) {
+      const leaf = this.#changed[k]!;
+      this.#isChanged[leaf] = 0;
+      let node = BUCKETS + leaf;
+      peak[node] = Math.max(0, sum[node]!);
+      for (node >>= 1; node > 0; node >>= 1) {
+        const nodeSum = sum[2 * node]! + sum[2 * node + 1]!;
+        const nodePeak = Math.max(peak[2 * node]!, sum[2 * node]! + peak[2 * node + 1]!);
+        if (sum[node] === nodeSum && peak[node] === nodePeak) break;
+        sum[node] = nodeSum;
+        peak[node] = nodePeak;
+      }
     }
+    this.#changedCount = 0;
   }
 
   /** Goes over the leaves `from … to - 1`; the largest sum on the way is found. */

@@ -124,6 +124,11 @@ const WINDOW_DEADLINE = 6;
 /** Of the answer: exec, and when the device may start. */
 const WINDOW_EXEC = 7;
 const WINDOW_STARTABLE = 8;
+/** What `#decide` is given: as of when, and when the GPU is free that was granted. Doubles that were arguments would be boxed. */
+const WINDOW_NOW = 9;
+const WINDOW_GPU_FREE = 10;
+/** What `#expectStart` is given: the latest end of the batch. */
+const WINDOW_END = 11;
 
 /** A batch that starts within this time (and twice the error of timers) is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
 const NEAR_NS = 200e3;
@@ -132,6 +137,9 @@ const NEAR_NS = 200e3;
 const EXPECTED_MOVES = 1 / 64;
 /** Under the condition `adaptive` a batch is worth an early start when it has half the requests that come in the fixed part of a batch's time. */
 const WORTH_STARTING = 0.5;
+
+/** In `#publishedStamp`: the dispatcher may hold what is no longer true. (As a stamp it only costs a publication too many.) */
+const UNKNOWN = -1;
 
 /** In `#tags`. */
 const NOT_MINE = -1;
@@ -186,6 +194,8 @@ export class ShardRole implements Role {
 
   readonly #policy = new BatchPolicy();
   readonly #meter: RateMeter;
+  /** When each model is to be decided again, and the order of those times; there one may stand earlier than it is by now. */
+  readonly #timerNs: Float64Array;
   readonly #timers: TimeTree;
   readonly #window = new Float64Array(16);
   /** By model; models of other shards have none. */
@@ -269,6 +279,7 @@ export class ShardRole implements Role {
     this.#recorder = memory.recording === null ? null : new ArrivalRecorder(memory, memory.recording, shard);
 
     this.#meter = new RateMeter(models);
+    this.#timerNs = new Float64Array(models).fill(Infinity);
     this.#timers = new TimeTree(models);
     this.#versions = new Int32Array(models);
     this.#tags = new Int32Array(models).fill(NOT_MINE);
@@ -287,7 +298,7 @@ export class ShardRole implements Role {
     this.#worthSize = new Float64Array(models);
     this.#touched = new Int32Array(models);
     this.#isTouched = new Uint8Array(models);
-    this.#publishedStamp = new Int32Array(models).fill(-1);
+    this.#publishedStamp = new Int32Array(models).fill(UNKNOWN);
     this.#publishedSize = new Int32Array(models);
     this.#publishedExecNs = new Float64Array(models);
     this.#publishedInvalidNs = new Float64Array(models);
@@ -450,7 +461,7 @@ export class ShardRole implements Role {
     this.#retarget(model);
     if (state === MODEL_ENDING) this.#endQueued(model);
     // The first candidate is published with the first request; a later change must be, even if it looks the same.
-    if (wasMine || isNew) this.#publishedStamp[model] = -1;
+    if (wasMine || isNew) this.#publishedStamp[model] = UNKNOWN;
     if (wasMine || this.#queues[model]!.count > 0) this.#touch(model);
   }
 
@@ -473,7 +484,7 @@ export class ShardRole implements Role {
 
   /** The model is another shard's now: so are the requests that wait. Its batches have ended before (it was frozen until they had). */
   #handOver(model: number): void {
-    this.#timers.set(model, Infinity);
+    this.#timerNs[model] = Infinity;
     const queue = this.#queues[model]!;
     const slots = new Int32Array(queue.count);
     queue.takeOldest(slots.length, slots, 0);
@@ -741,11 +752,25 @@ export class ShardRole implements Role {
     let fired = 0;
     while (timers.nodes[1]! <= now) {
       const model = timers.first();
-      timers.set(model, Infinity);
+      if (this.#timerNs[model]! > now) {
+        timers.nodes[timers.leaves + model] = this.#timerNs[model]!;
+        timers.settle(model);
+        continue;
+      }
+      this.#timerNs[model] = Infinity;
+      timers.clear(model);
       this.#touch(model);
       fired++;
     }
     return fired;
+  }
+
+  /** `#timerNs` of the model was set. Most are put off again and again, and so cost nothing: the order learns of it when they fire. */
+  #armTimer(model: number): void {
+    const timers = this.#timers;
+    if (this.#timerNs[model]! >= timers.nodes[timers.leaves + model]!) return;
+    timers.nodes[timers.leaves + model] = this.#timerNs[model]!;
+    timers.settle(model);
   }
 
   // ---------------------------------------------------------------- grants
@@ -756,14 +781,9 @@ export class ShardRole implements Role {
     if (count === 0) return 0;
     for (let k = 0; k < count; k++) {
       const at = lane.word(k);
-      this.#answer(
-        lane.f64[(at >> 1) + GRANT_GRANTED_NS]!,
-        lane.i32[at + GRANT_MODEL]!,
-        lane.i32[at + GRANT_NUMBER]!,
-        lane.i32[at + GRANT_GPU]!,
-        (lane.i32[at + GRANT_FLAGS]! & GRANT_EARLY) !== 0,
-        lane.f64[(at >> 1) + GRANT_GPU_FREE_NS]!,
-      );
+      this.#window[WINDOW_NOW] = lane.f64[(at >> 1) + GRANT_GRANTED_NS]!;
+      this.#window[WINDOW_GPU_FREE] = lane.f64[(at >> 1) + GRANT_GPU_FREE_NS]!;
+      this.#answer(lane.i32[at + GRANT_MODEL]!, lane.i32[at + GRANT_NUMBER]!, lane.i32[at + GRANT_GPU]!, (lane.i32[at + GRANT_FLAGS]! & GRANT_EARLY) !== 0);
     }
     this.#answers.commit();
     lane.release(count);
@@ -771,15 +791,17 @@ export class ShardRole implements Role {
     return count;
   }
 
-  /** `now` is when the grant was made. */
-  #answer(now: number, model: number, number: number, gpu: number, early: boolean, gpuFreeNs: number): void {
+  /** As of when the grant was made. */
+  #answer(model: number, number: number, gpu: number, early: boolean): void {
     if (((number - this.#i32[this.#rowsAt + model * MODEL_WORDS + SHARD_MODEL_ANSWERED]!) | 0) <= 0) {
       this.#answerAgain(model, number, gpu);
       return;
     }
-    if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
-    this.#decide(now, model, gpuFreeNs);
     const window = this.#window;
+    const now = window[WINDOW_NOW]!;
+    const gpuFreeNs = window[WINDOW_GPU_FREE]!;
+    if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
+    this.#decide(model);
     const policy = this.#policy;
     const ready = early ? window[WINDOW_EARLIEST]! : window[WINDOW_READY]!;
     const exec = Math.max(ready, gpuFreeNs);
@@ -794,7 +816,7 @@ export class ShardRole implements Role {
       if (early || window[WINDOW_READY]! <= soonest + jitter) row = this.#close(model, number, gpu);
     }
     if (row >= 0) this.#lastExecNs[model] = exec;
-    if (this.#observer !== null) this.#observe(now, model, gpu, row, exec);
+    if (this.#observer !== null) this.#observe(model, gpu, row);
     this.#i32[this.#rowsAt + model * MODEL_WORDS + SHARD_MODEL_ANSWERED] = number;
     this.#say(model, number, gpu, row);
     this.#touch(model);
@@ -828,7 +850,9 @@ export class ShardRole implements Role {
     f64[(at >> 1) + ANSWER_LENGTH_NS] = f64[(header >> 1) + BATCH_LENGTH_NS]!;
   }
 
-  #observe(now: number, model: number, gpu: number, row: number, exec: number): void {
+  #observe(model: number, gpu: number, row: number): void {
+    const now = this.#window[WINDOW_NOW]!;
+    const exec = this.#window[WINDOW_EXEC]!;
     if (row < 0) this.#observer!.refused(now, model, gpu);
     else this.#observer!.planned(now, model, gpu, this.#policy.size, exec, this.#window[WINDOW_INVALID_AFTER]!, this.#i32, this.#batchSlotsAt + row * this.#place.batchStride);
   }
@@ -856,13 +880,16 @@ export class ShardRole implements Role {
   #updateTouched(now: number): void {
     const count = this.#touchedCount;
     if (count === 0) return;
+    const window = this.#window;
+    window[WINDOW_NOW] = now;
     let published = 0;
     for (let k = 0; k < count; k++) {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
       if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
-      if (this.#canWait(now, model)) continue;
-      this.#decide(now, model, -Infinity);
+      if (this.#canWait(model)) continue;
+      window[WINDOW_GPU_FREE] = -Infinity;
+      this.#decide(model);
       published += this.#publish(model);
     }
     this.#touchedCount = 0;
@@ -875,7 +902,9 @@ export class ShardRole implements Role {
    * more may join (no prefix, not full, in time), that the dispatcher holds nothing that comes due before this batch
    * does, and that a timer looks again in good time.
    */
-  #canWait(now: number, model: number): boolean {
+  #canWait(model: number): boolean {
+    const window = this.#window;
+    const now = window[WINDOW_NOW]!;
     const queue = this.#queues[model]!;
     const size = queue.suffixCount;
     if (this.#states[model] !== MODEL_ACTIVE) return false;
@@ -892,28 +921,40 @@ export class ShardRole implements Role {
     const lookAgain = exec - lead - NEAR_NS - 2 * jitter;
     const publishedDue = this.#publishedExecNs[model]! - control - transfer * this.#publishedSize[model]!;
     if (!(lookAgain > now) || exec - lead > publishedDue) return false;
-    if (condition === WANT_ADAPTIVE && this.#moved(model, size, this.#expectedNs(now, model, size, queue.oldest[SUFFIX]! - jitter - transfer))) return false;
+    if (condition === WANT_ADAPTIVE) {
+      window[WINDOW_END] = queue.oldest[SUFFIX]! - jitter - transfer;
+      this.#expectStart(model, size);
+      if (this.#moved(model, size)) return false;
+    }
     f64[(row >> 1) + SHARD_MODEL_QUEUED] = size;
     // Each arrival moves the start a little earlier: a timer half-way there is set a few times per batch, not each time.
-    if (this.#timers.get(model) > lookAgain) this.#timers.set(model, Math.floor(now + (lookAgain - now) / 2) + 1);
-    if (this.#observer !== null) this.#observer.published(now, model, size, exec, this.#timers.get(model));
+    if (this.#timerNs[model]! > lookAgain) {
+      this.#timerNs[model] = Math.floor(now + (lookAgain - now) / 2) + 1;
+      this.#armTimer(model);
+    }
+    if (this.#observer !== null) this.#observer.published(now, model, size, exec, this.#timerNs[model]!);
     return true;
   }
 
-  /** When a batch whose latest end is `endNs` will be at its latest start, if requests go on to come at the mean rate. */
-  #expectedNs(now: number, model: number, size: number, endNs: number): number {
+  /** WINDOW_EXPECTED: when a batch that must end by WINDOW_END will be at its latest start, if requests go on to come at the mean rate. */
+  #expectStart(model: number, size: number): void {
+    const window = this.#window;
+    const now = window[WINDOW_NOW]!;
     const slopeNs = this.#slopeNs[model]!;
-    return now + (endNs - now - this.#latencies[model]![1]! - slopeNs * (size - 1)) * this.#gain[model]!;
+    window[WINDOW_EXPECTED] = now + (window[WINDOW_END]! - now - this.#latencies[model]![1]! - slopeNs * (size - 1)) * this.#gain[model]!;
   }
 
   /** Whether the dispatcher must be told, so that it can look ahead. */
-  #moved(model: number, size: number, expectedNs: number): boolean {
+  #moved(model: number, size: number): boolean {
     const mayStart = size >= this.#worthSize[model]! ? CANDIDATE_MAY_START : 0;
-    return mayStart !== this.#publishedFlags[model] || Math.abs(expectedNs - this.#publishedExpectedNs[model]!) > EXPECTED_MOVES * this.#sloNs[model]!;
+    const movedNs = this.#window[WINDOW_EXPECTED]! - this.#publishedExpectedNs[model]!;
+    return mayStart !== this.#publishedFlags[model] || Math.abs(movedNs) > EXPECTED_MOVES * this.#sloNs[model]!;
   }
 
   /** Runs the batch policy for a model and computes the window of the batch it chose. Ends what has expired. */
-  #decide(now: number, model: number, gpuFreeNs: number): void {
+  #decide(model: number): void {
+    const window = this.#window;
+    const now = window[WINDOW_NOW]!;
     const f64 = this.#f64;
     const control = f64[this.#marginsAt + CONTROL_AT]!;
     const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
@@ -924,7 +965,7 @@ export class ShardRole implements Role {
     }
     policy.cells[NOW_PLUS_CONTROL] = now + control;
     policy.cells[TRANSFER] = transfer;
-    policy.cells[GPU_FREE] = gpuFreeNs;
+    policy.cells[GPU_FREE] = window[WINDOW_GPU_FREE]!;
     const queue = this.#queues[model]!;
     const latencies = this.#latencies[model]!;
     const maxBatch = this.#maxBatch[model]!;
@@ -933,11 +974,10 @@ export class ShardRole implements Role {
     if (dropPolicy === DROP_ADAPTIVE) target = Math.max(1, Math.floor(f64[this.#marginsAt + DROP_SHARE_AT]! * target));
     policy.choose(queue, latencies, maxBatch, target, dropPolicy, this.#hint[model]!);
     const size = policy.size;
-    if (policy.expiredCount > 0) this.#endExpired(now, model, gpuFreeNs);
+    if (policy.expiredCount > 0) this.#endExpired(model);
     this.#hint[model] = size;
     if (size === 0) return;
 
-    const window = this.#window;
     const deadline = policy.cells[DEADLINE]!;
     const jitter = f64[this.#marginsAt + JITTER_AT]!;
     const lead = control + transfer * size;
@@ -981,14 +1021,17 @@ export class ShardRole implements Role {
     window[WINDOW_INVALID_AFTER] = deadline - latencies[size]!;
     window[WINDOW_DEADLINE] = deadline;
     window[WINDOW_EXPECTED] = window[WINDOW_READY]!;
-    if (this.#condition[model] === WANT_ADAPTIVE && size < maxBatch) window[WINDOW_EXPECTED] = this.#expectedNs(now, model, size, deadline - jitter - transfer);
+    if (this.#condition[model] === WANT_ADAPTIVE && size < maxBatch) {
+      window[WINDOW_END] = deadline - jitter - transfer;
+      this.#expectStart(model, size);
+    }
   }
 
-  #endExpired(now: number, model: number, gpuFreeNs: number): void {
+  #endExpired(model: number): void {
     const policy = this.#policy;
     for (let i = 0; i < policy.expiredCount; i++) {
       const slot = policy.expired[i]!;
-      if (this.#observer !== null) this.#observer.expired(now, model, slot, policy.expiredFor, gpuFreeNs);
+      if (this.#observer !== null) this.#observer.expired(this.#window[WINDOW_NOW]!, model, slot, policy.expiredFor, this.#window[WINDOW_GPU_FREE]!);
       this.#ledger.endUnrun(slot, model, OUTCOME.expired);
     }
   }
@@ -1012,9 +1055,11 @@ export class ShardRole implements Role {
     const invalidAfter = size === 0 ? -Infinity : window[WINDOW_INVALID_AFTER]!;
     const rank = size === 0 ? Infinity : window[WINDOW_RANK]!;
     const adaptive = size > 0 && this.#condition[model] === WANT_ADAPTIVE;
+    const published = this.#publishedStamp[model]!;
     // After this moment no grant can be made in time any more: decide again. An empty queue needs no timer.
     const timer = size === 0 ? Infinity : Math.floor(invalidAfter - window[WINDOW_LEAD]!) + 1;
-    this.#timers.set(model, timer);
+    this.#timerNs[model] = timer;
+    this.#armTimer(model);
     if (this.#observer !== null) this.#observer.published(this.cells[CELL_NOW]!, model, size, exec, timer);
     if (
       this.#publishedStamp[model] === stamp &&
@@ -1022,7 +1067,7 @@ export class ShardRole implements Role {
       this.#publishedExecNs[model] === exec &&
       this.#publishedInvalidNs[model] === invalidAfter &&
       this.#publishedRankNs[model] === rank &&
-      !(adaptive && this.#moved(model, size, window[WINDOW_EXPECTED]!))
+      !(adaptive && this.#moved(model, size))
     ) {
       return 0;
     }
@@ -1033,6 +1078,8 @@ export class ShardRole implements Role {
     this.#publishedRankNs[model] = rank;
     this.#publishedExpectedNs[model] = window[WINDOW_EXPECTED]!;
     this.#publishedFlags[model] = adaptive && size >= this.#worthSize[model]! ? CANDIDATE_MAY_START : 0;
+    // The candidate before was granted, so the dispatcher has none: it need not be told that there is none.
+    if (size === 0 && published !== stamp && published !== UNKNOWN) return 0;
     const mailboxes = this.#mailboxes;
     const at = mailboxes.slot(model);
     const f64 = mailboxes.f64;

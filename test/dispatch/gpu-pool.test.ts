@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_PLANNED, POOL_READY, POOL_START } from '#rubato/dispatch/gpu-pool.js';
+import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from '#rubato/dispatch/gpu-pool.js';
 import { allocateSharedMemory } from '#rubato/protocol/shared-memory.js';
 import { GPU } from '#rubato/protocol/tables.js';
 import { virtualConfig } from '#rubato/sim/virtual-host.js';
@@ -11,9 +11,20 @@ function poolOf(gpus: number): GpuPool {
   return new GpuPool(allocateSharedMemory(virtualConfig({ models: [model], profiles: [Float64Array.of(0, 10, Infinity)], gpus: Array.from({ length: gpus }, () => gpu), slotShift: 5 })));
 }
 
+function lowestFreeBy(pool: GpuPool, timeNs: number, nowNs: number): number {
+  pool.cells[POOL_EXEC] = timeNs;
+  pool.cells[POOL_NOW] = nowNs;
+  return pool.lowestFreeByExec();
+}
+
+function firstRunning(pool: GpuPool, nowNs: number): number {
+  pool.cells[POOL_NOW] = nowNs;
+  return pool.firstRunning();
+}
+
 /** A grant that is answered with a plan. */
 function plan(pool: GpuPool, gpu: number, number: number, row: number, ready: number, length: number): void {
-  const freeAt = pool.freeAt.get(gpu);
+  const freeAt = pool.freeAtNs(gpu);
   pool.grant(gpu, 0, number, 0);
   pool.cells[POOL_EXEC] = Math.max(ready, freeAt);
   pool.cells[POOL_READY] = ready;
@@ -30,32 +41,32 @@ function end(pool: GpuPool, gpu: number, start: number, at: number): void {
 describe('GpuPool', () => {
   it('finds the lowest-numbered GPU that is free in time, and the one that is free first', () => {
     const pool = poolOf(3);
-    assert.equal(pool.lowestFreeBy(0, 0), 0);
+    assert.equal(lowestFreeBy(pool, 0, 0), 0);
     plan(pool, 0, 1, 0, 0, 50);
     plan(pool, 1, 2, 1, 0, 20);
-    assert.deepEqual([0, 1, 2].map((gpu) => pool.freeAt.get(gpu)), [50, 20, 0]);
-    assert.equal(pool.lowestFreeBy(0, 0), 2);
-    assert.equal(pool.lowestFreeBy(20, 0), 1);
-    assert.equal(pool.lowestFreeBy(50, 0), 0);
+    assert.deepEqual([0, 1, 2].map((gpu) => pool.freeAtNs(gpu)), [50, 20, 0]);
+    assert.equal(lowestFreeBy(pool, 0, 0), 2);
+    assert.equal(lowestFreeBy(pool, 20, 0), 1);
+    assert.equal(lowestFreeBy(pool, 50, 0), 0);
     plan(pool, 2, 3, 2, 0, 30);
-    assert.equal(pool.lowestFreeBy(19, 0), -1);
-    assert.equal(pool.firstFree(0), 1);
+    assert.equal(lowestFreeBy(pool, 19, 0), -1);
+    assert.equal(firstRunning(pool, 0), 1);
   });
 
   it('gives a GPU to nobody else while a grant of it is not answered, or a next batch waits', () => {
     const pool = poolOf(1);
     pool.grant(0, 0, 1, 0);
-    assert.equal(pool.freeAt.get(0), Infinity);
+    assert.equal(pool.freeAtNs(0), Infinity);
     assert.ok(pool.granted(0, 0, 1));
     assert.ok(!pool.granted(0, 0, 2));
     pool.refuse(0);
-    assert.equal(pool.freeAt.get(0), 0);
+    assert.equal(pool.freeAtNs(0), 0);
     plan(pool, 0, 2, 0, 0, 10);
-    assert.equal(pool.freeAt.get(0), 10);
+    assert.equal(pool.freeAtNs(0), 10);
     plan(pool, 0, 3, 1, 5, 7);
-    assert.equal(pool.freeAt.get(0), Infinity);
-    assert.equal(pool.lowestFreeBy(1e18, 0), -1);
-    assert.equal(pool.firstFree(0), -1);
+    assert.equal(pool.freeAtNs(0), Infinity);
+    assert.equal(lowestFreeBy(pool, 1e18, 0), -1);
+    assert.equal(firstRunning(pool, 0), -1);
   });
 
   it('gives a GPU back as it was when a grant is refused', () => {
@@ -63,7 +74,7 @@ describe('GpuPool', () => {
     plan(pool, 0, 1, 0, 0, 10);
     pool.grant(0, 0, 2, 0);
     pool.refuse(0);
-    assert.equal(pool.freeAt.get(0), 10);
+    assert.equal(pool.freeAtNs(0), 10);
     assert.ok(pool.runs(0, 0, 0, 0, 1));
   });
 
@@ -72,9 +83,9 @@ describe('GpuPool', () => {
     plan(pool, 0, 1, 0, 0, 10);
     pool.grant(0, 0, 2, 0);
     end(pool, 0, 0, 8);
-    assert.equal(pool.freeAt.get(0), Infinity);
+    assert.equal(pool.freeAtNs(0), Infinity);
     pool.refuse(0);
-    assert.equal(pool.freeAt.get(0), 8);
+    assert.equal(pool.freeAtNs(0), 8);
   });
 
   it('predicts the next batch from the actual end of the running one, early or late, but not before it is ready', () => {
@@ -83,7 +94,7 @@ describe('GpuPool', () => {
       plan(pool, 0, 1, 0, 0, 10);
       plan(pool, 0, 2, 1, ready, 7);
       end(pool, 0, 0, actualEnd);
-      assert.equal(pool.freeAt.get(0), freeAt);
+      assert.equal(pool.freeAtNs(0), freeAt);
       assert.ok(pool.runs(0, 0, 1, 0, 2) && !pool.runs(0, 0, 0, 0, 1));
       assert.ok(!pool.runs(0, 0, 1, 0, 1), 'an end of an earlier batch in the same row');
       assert.equal(pool.cells[POOL_PLANNED], 0);
@@ -99,19 +110,19 @@ describe('GpuPool', () => {
     pool.cells[POOL_READY] = 6;
     pool.cells[POOL_LENGTH] = 7;
     pool.plan(0, 0, 1, 0, 2);
-    assert.equal(pool.freeAt.get(0), 21);
+    assert.equal(pool.freeAtNs(0), 21);
   });
 
   it('takes a GPU whose prediction has passed out of the order until its end is known', () => {
     const pool = poolOf(2);
     plan(pool, 0, 1, 0, 0, 10);
     plan(pool, 1, 2, 1, 0, 20);
-    assert.equal(pool.lowestFreeBy(100, 10), 0, 'at the predicted end it may still be on time');
-    assert.equal(pool.lowestFreeBy(100, 11), 1);
-    assert.equal(pool.firstFree(11), 1);
+    assert.equal(lowestFreeBy(pool, 100, 10), 0, 'at the predicted end it may still be on time');
+    assert.equal(lowestFreeBy(pool, 100, 11), 1);
+    assert.equal(firstRunning(pool, 11), 1);
     end(pool, 0, 0, 13);
-    assert.equal(pool.lowestFreeBy(100, 13), 0);
-    assert.equal(pool.freeAt.get(0), 13);
+    assert.equal(lowestFreeBy(pool, 100, 13), 0);
+    assert.equal(pool.freeAtNs(0), 13);
   });
 
   it('counts the time and the batches of each GPU', () => {

@@ -488,14 +488,14 @@ export class Run implements Observer {
   // ---------------------------------------------------------------- what the roles say
 
   granted(nowNs: number, model: number, gpu: number, execNs: number, freeAtNs: number, early: boolean): void {
-    const { freeAt } = this.host.dispatcher.pool;
+    const { pool } = this.host.dispatcher;
     this.#counts[model]!.grants++;
     this.#check(this.#grants[model] === null, 'grant', () => `model ${model} was granted GPU ${gpu} while a grant of it is not answered`);
     this.#check(this.#grantOfGpu[gpu] === -1, 'one batch per GPU', () => `GPU ${gpu} was granted to model ${model} while granted to model ${this.#grantOfGpu[gpu]}`);
     this.#check(this.#heldBy(gpu, nowNs) < 2, 'one batch per GPU', () => `GPU ${gpu} was granted while it has a next batch`);
     this.#check(freeAtNs <= execNs, 'grant', () => `GPU ${gpu} was granted for ${execNs} but is free at ${freeAtNs} only`);
     for (let lower = 0; lower < gpu; lower++) {
-      this.#check(freeAt.get(lower) > execNs, 'lowest GPU', () => `GPU ${gpu} was granted for ${execNs} though GPU ${lower} is free at ${freeAt.get(lower)}`);
+      this.#check(pool.freeAtNs(lower) > execNs, 'lowest GPU', () => `GPU ${gpu} was granted for ${execNs} though GPU ${lower} is free at ${pool.freeAtNs(lower)}`);
       const known = this.#freeAtNs(lower, nowNs);
       this.#check(!this.#exact || known > execNs, 'lowest GPU', () => `GPU ${gpu} was granted for ${execNs} though GPU ${lower} is free at ${known}, by its batches`);
     }

@@ -75,7 +75,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'leaves a granted GPU free for the next grant',
-    file: 'dispatch/gpu-pool', find: ' = model;\n        this.freeAt.set(gpu, Infinity);', replace: ' = model;',
+    file: 'dispatch/gpu-pool', find: ' = model;\n        this.idle.delete(gpu);\n        this.running.clear(gpu);', replace: ' = model;',
     caughtBy: 'one batch per GPU',
   },
   {
@@ -85,12 +85,12 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes the GPU that is free first',
-    file: 'dispatch/dispatcher', find: 'this.pool.lowestFreeBy(exec, now)', replace: 'first',
+    file: 'dispatch/dispatcher', find: 'this.#execNs[model]);\n            const gpu = this.pool.lowestFreeByExec();', replace: 'this.#execNs[model]);\n            const gpu = running.nodes[1] <= cells[POOL_EXEC] ? running.first() : idle.first();',
     caughtBy: 'lowest GPU',
   },
   {
     name: 'takes the highest-numbered GPU',
-    file: 'dispatch/dispatcher', find: 'this.pool.lowestFreeBy(exec, now)', replace: 'Array.from({ length: freeAt.size }, (_, g) => g).filter((g) => freeAt.get(g) <= exec).at(-1)',
+    file: 'dispatch/dispatcher', find: 'this.#execNs[model]);\n            const gpu = this.pool.lowestFreeByExec();', replace: 'this.#execNs[model]);\n            const gpu = Array.from({ length: running.size }, (_, g) => g).filter((g) => this.pool.freeAtNs(g) <= cells[POOL_EXEC]).at(-1);',
     caughtBy: 'lowest GPU',
   },
   {
@@ -105,7 +105,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'ranks waiting candidates by exec',
-    file: 'dispatch/dispatcher', find: 'this.#waiting.set(model, this.#rankNs[model]);', replace: 'this.#waiting.set(model, this.#execNs[model]);',
+    file: 'dispatch/dispatcher', find: 'this.#waiting.nodes[leaves + model] = this.#rankNs[model];', replace: 'this.#waiting.nodes[leaves + model] = this.#execNs[model];',
     caughtBy: 'matching',
   },
   {
@@ -130,12 +130,12 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'sets no timer',
-    file: 'shards/shard', find: 'this.#timers.set(model, timer);', replace: '',
+    file: 'shards/shard', find: 'this.#timerNs[model] = timer;\n        this.#armTimer(model);', replace: '',
     caughtBy: 'one outcome',
   },
   {
     name: 'does not look again at a batch that still gathers',
-    file: 'shards/shard', find: 'if (this.#timers.get(model) > lookAgain)', replace: 'if (false)',
+    file: 'shards/shard', find: 'if (this.#timerNs[model] > lookAgain)', replace: 'if (false)',
     caughtBy: 'timer',
   },
   {
@@ -185,7 +185,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'starts an issued batch before its time',
-    file: 'devices/emulated', find: 'if (held === 0)\n            this.#events.set(gpu, readyNs);', replace: 'if (held === 0)\n            this.#events.set(gpu, 0);',
+    file: 'devices/emulated', find: 'if (wasIdle && lane.f64[half + ISSUE_READY_NS] <= now)', replace: 'if (wasIdle)',
     caughtBy: 'policy',
   },
   {
@@ -250,7 +250,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'grants a GPU early without saying so',
-    file: 'dispatch/dispatcher', find: 'this.#grant(model, gpu, earliest, GRANT_EARLY);', replace: 'this.#grant(model, gpu, earliest, 0);',
+    file: 'dispatch/dispatcher', find: 'this.#grant(model, gpu, GRANT_EARLY);', replace: 'this.#grant(model, gpu, 0);',
     caughtBy: 'policy',
   },
   {
@@ -270,7 +270,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'keeps no reserve',
-    file: 'dispatch/look-ahead', find: '(gpus - this.reserve)', replace: 'gpus',
+    file: 'dispatch/look-ahead', find: '(gpus - this.#cells[RESERVE])', replace: 'gpus',
     caughtBy: 'early',
   },
   {
@@ -285,7 +285,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'lets whoever is due go before whoever gathers',
-    file: 'dispatch/dispatcher', find: 'this.#grantEarly(now, waiting.nodes[1]);', replace: '0;',
+    file: 'dispatch/dispatcher', find: 'this.#grantEarly(true);', replace: '0;',
     caughtBy: 'early',
   },
   {
@@ -335,7 +335,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'keeps every reserve that it has learnt',
-    file: 'dispatch/look-ahead', find: 'this.reserve -=', replace: 'this.reserve -= 0 *',
+    file: 'dispatch/look-ahead', find: 'this.#cells[RESERVE] -=', replace: 'this.#cells[RESERVE] -= 0 *',
     caughtBy: 'early',
   },
 ];

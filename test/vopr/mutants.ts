@@ -20,7 +20,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'issues a grant twice',
-    file: 'dispatch/dispatcher', find: 'this.#sayGrant(gpu, model, number, flags, gpuFreeNs, this.cells[CELL_NOW]);', replace: 'this.#sayGrant(gpu, model, number, flags, gpuFreeNs, this.cells[CELL_NOW]);\n        if (flags < 2) return this.#grant(model, gpu, exec, flags | 2);',
+    file: 'dispatch/dispatcher', find: 'this.#noteGrant(model, gpu);', replace: 'this.#noteGrant(model, gpu);\n        if (flags < 2) return this.#grant(model, gpu, flags | 2);',
   },
   {
     name: 'grants a GPU to a candidate that is not valid any more when it gets free',
@@ -40,7 +40,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'leaves a granted GPU free for the next grant',
-    file: 'dispatch/gpu-pool', find: '_GRANT_MODEL] = model;\n        this.freeAt.set(gpu, Infinity);', replace: '_GRANT_MODEL] = model;',
+    file: 'dispatch/gpu-pool', find: '_GRANT_MODEL] = model;\n        this.idle.delete(gpu);\n        this.running.clear(gpu);', replace: '_GRANT_MODEL] = model;',
   },
   {
     name: 'loses the GPU of a refused grant',
@@ -52,7 +52,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes the GPU that is free first',
-    file: 'dispatch/dispatcher', find: 'this.pool.lowestFreeBy(exec, now)', replace: 'first',
+    file: 'dispatch/dispatcher', find: 'this.#execNs[model]);\n            const gpu = this.pool.lowestFreeByExec();', replace: 'this.#execNs[model]);\n            const gpu = running.nodes[1] <= cells[POOL_EXEC] ? running.first() : idle.first();',
   },
   {
     name: 'starts the next batch before the running one has ended',
@@ -76,7 +76,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'sets no timer',
-    file: 'shards/shard', find: 'this.#timers.set(model, timer);', replace: '',
+    file: 'shards/shard', find: 'this.#timerNs[model] = timer;\n        this.#armTimer(model);', replace: '',
   },
   {
     name: 'drops for a batch that is one larger than the one it chooses',
