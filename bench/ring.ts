@@ -1,87 +1,184 @@
 /**
- * What the shared-memory primitives cost, one thread, nobody else on the memory:
+ * A record from one side of a ring to the other, both sides on one thread and nobody else on the memory:
  *
- *   ring        claim … fill … commit ──▶ available … read … release      32-byte records, 32 KiB of them
- *   set         TypedArray.set of the same bytes into the same amount of shared memory: the yardstick
- *   mailbox     slot … fill … publish ──▶ take … read                     32-byte records
- *   doorbell    ring while the owner is awake
- *   bitmap      mark ──▶ collect
- *   histogram, clock, time tree                                          one call
+ *   ring         claimMany (or claim) … fill … commit ──▶ available … read … release
+ *   ringbuf.js   fill an array … push (copy) ──▶ pop (copy) … read
+ *   port         fill an array … postMessage (serialise) ──▶ receiveMessageOnPort … read
+ *   set          TypedArray.set of the same bytes into the same amount of shared memory: the yardstick, a bare copy
  *
- * and of the ring between two threads:   writer ══ ring of 4096 ══▶ reader   on two cores.
+ * Every double of every record is written and read, and the sums are compared.
  */
-import { Worker } from 'node:worker_threads';
-import { SystemClock, clockOrigin } from '#rubato/clock/clock.js';
-import { TimeTree } from '#rubato/clock/time-tree.js';
-import { DirtyBitmap, dirtyBitmapBytes } from '#rubato/ringbuf/dirty-bitmap.js';
-import { DOORBELL_BYTES, Doorbell } from '#rubato/ringbuf/doorbell.js';
-import { HistogramTable } from '#rubato/ringbuf/log-linear.js';
-import { Mailboxes, initMailboxes, mailboxBytes } from '#rubato/ringbuf/mailbox.js';
-import { RingReader, RingWriter, ringBytes, type RingPlace } from '#rubato/ringbuf/spsc-ring.js';
-import type { TransferJob, TransferResult } from './ring.worker.js';
+import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
+import { RingBuffer } from 'ringbuf.js';
+import { RingReader, RingWriter, ringBytes } from '#rubato/ringbuf/spsc-ring.js';
+import { always, type Case, type Group } from './harness.js';
 
-/** One thing to measure. `run` does it `times` times. */
-export interface Case {
-  readonly name: string;
-  /** What is counted. */
-  readonly unit: string;
-  readonly times: number;
-  readonly run: () => void;
-  /** Name of the case whose time is the yardstick of this one. */
-  readonly yardstick?: string;
-}
-
-const RECORD_BYTES = 32;
-const RECORD_DOUBLES = RECORD_BYTES / 8;
+export const BULKS = [1, 8, 64, 512];
+const RECORD_BYTES = [8, 32, 64];
+/** Records in the ring, whoever's it is. */
 const CAPACITY = 1024;
-const BULKS = [1, 8, 64, 512];
-/** Calls per run of cases that take a few nanoseconds each. */
-const CALLS = 100;
+/** Records per call, at least. */
+const RECORDS = 64;
 
-/** Results end here, so that no compiler finds them useless. */
-export const sink = new Float64Array(1);
+export const ring: Group = {
+  name: 'ring',
+  title: 'SPSC ring, one thread',
+  unit: 'record',
+  note: '`ring` claims a bulk at once, `ring.claim` record by record. `set` is TypedArray.set of the same bytes into shared memory, a bare copy.',
+  open: () => ({
+    cases: [
+      ...RECORD_BYTES.flatMap((bytes) => BULKS.flatMap((bulk) => [byClaimMany(bytes, bulk), byRingbuf(bytes, bulk), bySet(bytes, bulk)])),
+      ...BULKS.map(byClaim),
+      byPort(32, 1),
+      byPort(32, 64),
+      privateSet(32, 64),
+    ],
+  }),
+};
 
-export function cases(): Case[] {
-  return [
-    ...BULKS.map(setShared),
-    ...BULKS.map(ringByClaim),
-    ...BULKS.map(ringByClaimMany),
-    setPrivate(64),
-    mailbox(),
-    doorbell(),
-    bitmap(1024, 1),
-    bitmap(1024, 64),
-    histogram(),
-    clock(),
-    ...[64, 1024, 10_000].map(timeTree),
-    reference(),
-  ];
+const nameOf = (what: string, bytes: number, bulk: number): string => `${what} ${bytes} B, bulk ${bulk}`;
+
+export const ringName = (bytes: number, bulk: number): string => nameOf('ring', bytes, bulk);
+export const setName = (bytes: number, bulk: number): string => nameOf('set', bytes, bulk);
+
+/** What one call moves: `rounds` bulks, each with record k holding k, k + 1, … in its doubles. */
+function callOf(bytes: number, bulk: number): { rounds: number; times: number; sum: number } {
+  const rounds = Math.max(1, RECORDS / bulk);
+  const doubles = bytes / 8;
+  const perBulk = (doubles * bulk * (bulk - 1)) / 2 + (bulk * doubles * (doubles - 1)) / 2;
+  return { rounds, times: rounds * bulk, sum: rounds * perBulk };
 }
 
-function makePlace(capacity: number): RingPlace {
-  return { buffer: new SharedArrayBuffer(ringBytes(capacity, RECORD_BYTES)), byteOffset: 0, capacity, recordBytes: RECORD_BYTES };
+function makeRing(recordBytes: number): { writer: RingWriter; reader: RingReader } {
+  const place = { buffer: new SharedArrayBuffer(ringBytes(CAPACITY, recordBytes)), byteOffset: 0, capacity: CAPACITY, recordBytes };
+  return { writer: new RingWriter(place), reader: new RingReader(place) };
 }
 
-function ringByClaim(bulk: number): Case {
-  const place = makePlace(CAPACITY);
-  const writer = new RingWriter(place);
-  const reader = new RingReader(place);
-  const run = (): void => {
-    writeByClaim(writer, bulk);
-    sink[0]! += readBulk(reader, bulk);
+/**
+ * A record is written and read as its user does it, one line per field, and a function for each size: a loop over the
+ * fields, or a look at how many there are, would be most of what is measured.
+ */
+const OWN = new Map([[8, { write: write8, read: read8 }], [32, { write: write32, read: read32 }], [64, { write: write64, read: read64 }]]);
+
+function write8(writer: RingWriter, bulk: number): void {
+  const f64 = writer.f64;
+  const count = writer.claimMany(bulk);
+  for (let k = 0; k < count; k++) f64[writer.claimed(k) >> 1] = k;
+  writer.commit();
+}
+
+function read8(reader: RingReader, bulk: number): number {
+  const f64 = reader.f64;
+  const count = reader.available(bulk);
+  let sum = 0;
+  for (let k = 0; k < count; k++) sum += f64[reader.word(k) >> 1]!;
+  reader.release(count);
+  return sum;
+}
+
+function write32(writer: RingWriter, bulk: number): void {
+  const f64 = writer.f64;
+  const count = writer.claimMany(bulk);
+  for (let k = 0; k < count; k++) {
+    const at = writer.claimed(k) >> 1;
+    f64[at] = k;
+    f64[at + 1] = k + 1;
+    f64[at + 2] = k + 2;
+    f64[at + 3] = k + 3;
+  }
+  writer.commit();
+}
+
+function read32(reader: RingReader, bulk: number): number {
+  const f64 = reader.f64;
+  const count = reader.available(bulk);
+  let sum = 0;
+  for (let k = 0; k < count; k++) {
+    const at = reader.word(k) >> 1;
+    sum += f64[at]! + f64[at + 1]! + f64[at + 2]! + f64[at + 3]!;
+  }
+  reader.release(count);
+  return sum;
+}
+
+function write64(writer: RingWriter, bulk: number): void {
+  const f64 = writer.f64;
+  const count = writer.claimMany(bulk);
+  for (let k = 0; k < count; k++) {
+    const at = writer.claimed(k) >> 1;
+    f64[at] = k;
+    f64[at + 1] = k + 1;
+    f64[at + 2] = k + 2;
+    f64[at + 3] = k + 3;
+    f64[at + 4] = k + 4;
+    f64[at + 5] = k + 5;
+    f64[at + 6] = k + 6;
+    f64[at + 7] = k + 7;
+  }
+  writer.commit();
+}
+
+function read64(reader: RingReader, bulk: number): number {
+  const f64 = reader.f64;
+  const count = reader.available(bulk);
+  let sum = 0;
+  for (let k = 0; k < count; k++) {
+    const at = reader.word(k) >> 1;
+    sum += f64[at]! + f64[at + 1]! + f64[at + 2]! + f64[at + 3]! + f64[at + 4]! + f64[at + 5]! + f64[at + 6]! + f64[at + 7]!;
+  }
+  reader.release(count);
+  return sum;
+}
+
+/** The same into an array of records, from which the rivals copy. */
+const FILL = new Map([[8, fill8], [32, fill32], [64, fill64]]);
+
+function fill8(array: Float64Array, bulk: number): void {
+  for (let k = 0; k < bulk; k++) array[k] = k;
+}
+
+function fill32(array: Float64Array, bulk: number): void {
+  for (let k = 0, at = 0; k < bulk; k++, at += 4) {
+    array[at] = k;
+    array[at + 1] = k + 1;
+    array[at + 2] = k + 2;
+    array[at + 3] = k + 3;
+  }
+}
+
+function fill64(array: Float64Array, bulk: number): void {
+  for (let k = 0, at = 0; k < bulk; k++, at += 8) {
+    array[at] = k;
+    array[at + 1] = k + 1;
+    array[at + 2] = k + 2;
+    array[at + 3] = k + 3;
+    array[at + 4] = k + 4;
+    array[at + 5] = k + 5;
+    array[at + 6] = k + 6;
+    array[at + 7] = k + 7;
+  }
+}
+
+function total(array: Float64Array): number {
+  let sum = 0;
+  for (let k = 0; k < array.length; k++) sum += array[k]!;
+  return sum;
+}
+
+function byClaimMany(bytes: number, bulk: number): Case {
+  const { writer, reader } = makeRing(bytes);
+  const { rounds, times, sum } = callOf(bytes, bulk);
+  const { write, read } = OWN.get(bytes)!;
+  const run = (): number => {
+    let got = 0;
+    for (let round = 0; round < rounds; round++) {
+      write(writer, bulk);
+      got += read(reader, bulk);
+    }
+    return got;
   };
-  return { name: `ring claim, bulk ${bulk}`, unit: 'record', times: bulk, run, yardstick: setName(bulk) };
-}
-
-function ringByClaimMany(bulk: number): Case {
-  const place = makePlace(CAPACITY);
-  const writer = new RingWriter(place);
-  const reader = new RingReader(place);
-  const run = (): void => {
-    writeByClaimMany(writer, bulk);
-    sink[0]! += readBulk(reader, bulk);
-  };
-  return { name: `ring claimMany, bulk ${bulk}`, unit: 'record', times: bulk, run, yardstick: setName(bulk) };
+  const versus = [nameOf('ringbuf.js', bytes, bulk), setName(bytes, bulk), ...(bytes === 32 && (bulk === 1 || bulk === 64) ? [nameOf('MessagePort', bytes, bulk)] : [])];
+  return { name: ringName(bytes, bulk), times, run, check: always(sum), versus };
 }
 
 function writeByClaim(writer: RingWriter, bulk: number): void {
@@ -96,181 +193,82 @@ function writeByClaim(writer: RingWriter, bulk: number): void {
   writer.commit();
 }
 
-function writeByClaimMany(writer: RingWriter, bulk: number): void {
-  const f64 = writer.f64;
-  const count = writer.claimMany(bulk);
-  for (let k = 0; k < count; k++) {
-    const at = writer.claimed(k) >> 1;
-    f64[at] = k;
-    f64[at + 1] = k + 1;
-    f64[at + 2] = k + 2;
-    f64[at + 3] = k + 3;
-  }
-  writer.commit();
+function byClaim(bulk: number): Case {
+  const { writer, reader } = makeRing(32);
+  const { rounds, times, sum } = callOf(32, bulk);
+  const run = (): number => {
+    let got = 0;
+    for (let round = 0; round < rounds; round++) {
+      writeByClaim(writer, bulk);
+      got += read32(reader, bulk);
+    }
+    return got;
+  };
+  return { name: nameOf('ring.claim', 32, bulk), times, run, check: always(sum), versus: [nameOf('ringbuf.js', 32, bulk), setName(32, bulk)] };
 }
 
-function readBulk(reader: RingReader, bulk: number): number {
-  const f64 = reader.f64;
-  const count = reader.available(bulk);
-  let sum = 0;
-  for (let k = 0; k < count; k++) {
-    const at = reader.word(k) >> 1;
-    sum += f64[at]! + f64[at + 1]! + f64[at + 2]! + f64[at + 3]!;
-  }
-  reader.release(count);
-  return sum;
+function byRingbuf(bytes: number, bulk: number): Case {
+  const { rounds, times, sum } = callOf(bytes, bulk);
+  const doubles = bytes / 8;
+  const buffer = new RingBuffer(RingBuffer.getStorageForCapacity(CAPACITY * doubles, Float64Array), Float64Array);
+  const fill = FILL.get(bytes)!;
+  const out = new Float64Array(bulk * doubles);
+  const back = new Float64Array(bulk * doubles);
+  const run = (): number => {
+    let got = 0;
+    for (let round = 0; round < rounds; round++) {
+      fill(out, bulk);
+      buffer.push(out, out.length);
+      if (buffer.pop(back, back.length) === back.length) got += total(back);
+    }
+    return got;
+  };
+  return { name: nameOf('ringbuf.js', bytes, bulk), times, run, check: always(sum) };
 }
 
-function setName(bulk: number): string {
-  return `set, shared, bulk ${bulk}`;
+/** One message per bulk. On one thread: no event loop, no wake-up, which is the port at its best. */
+function byPort(bytes: number, bulk: number): Case {
+  const { rounds, times, sum } = callOf(bytes, bulk);
+  const fill = FILL.get(bytes)!;
+  const { port1, port2 } = new MessageChannel();
+  port1.unref();
+  port2.unref();
+  const out = new Float64Array((bulk * bytes) / 8);
+  const run = (): number => {
+    let got = 0;
+    for (let round = 0; round < rounds; round++) {
+      fill(out, bulk);
+      port1.postMessage(out);
+      got += total((receiveMessageOnPort(port2) as { message: Float64Array }).message);
+    }
+    return got;
+  };
+  return { name: nameOf('MessagePort', bytes, bulk), times, run, check: always(sum) };
 }
 
-function setShared(bulk: number): Case {
-  return { name: setName(bulk), unit: 'record', times: bulk, run: setter(bulk, new SharedArrayBuffer(CAPACITY * RECORD_BYTES)) };
+function bySet(bytes: number, bulk: number): Case {
+  return setter(setName(bytes, bulk), bytes, bulk, new SharedArrayBuffer(CAPACITY * bytes));
 }
 
 /** V8 copies into shared memory word by word, into private memory with the widest instructions. */
-function setPrivate(bulk: number): Case {
-  return { name: `set, private, bulk ${bulk}`, unit: 'record', times: bulk, run: setter(bulk, new ArrayBuffer(CAPACITY * RECORD_BYTES)) };
+function privateSet(bytes: number, bulk: number): Case {
+  return setter(nameOf('private set', bytes, bulk), bytes, bulk, new ArrayBuffer(CAPACITY * bytes));
 }
 
-function setter(bulk: number, buffer: ArrayBuffer | SharedArrayBuffer): () => void {
+function setter(name: string, bytes: number, bulk: number, buffer: ArrayBuffer | SharedArrayBuffer): Case {
+  const { rounds, times } = callOf(bytes, bulk);
   const target = new Float64Array(buffer);
-  const source = new Float64Array(bulk * RECORD_DOUBLES).fill(1.5);
-  const mask = CAPACITY * RECORD_DOUBLES - 1;
+  const source = new Float64Array((bulk * bytes) / 8).fill(1.5);
+  const mask = target.length - 1;
   let at = 0;
-  return () => {
-    target.set(source, at);
-    at = (at + bulk * RECORD_DOUBLES) & mask;
-  };
-}
-
-function mailbox(): Case {
-  const boxes = 64;
-  const buffer = new SharedArrayBuffer(mailboxBytes(boxes, RECORD_BYTES));
-  initMailboxes(buffer, 0, boxes, RECORD_BYTES);
-  const mailboxes = new Mailboxes(buffer, 0, boxes, RECORD_BYTES);
-  const run = (): void => {
-    const f64 = mailboxes.f64;
-    for (let box = 0; box < boxes; box++) {
-      const to = mailboxes.slot(box) >> 1;
-      f64[to] = box;
-      f64[to + 1] = 1;
-      f64[to + 2] = 2;
-      f64[to + 3] = 3;
-      mailboxes.publish(box);
+  const run = (): number => {
+    let got = 0;
+    for (let round = 0; round < rounds; round++) {
+      target.set(source, at);
+      got += target[at + source.length - 1]!;
+      at = (at + source.length) & mask;
     }
-    let sum = 0;
-    for (let box = 0; box < boxes; box++) {
-      const from = mailboxes.take(box) >> 1;
-      sum += f64[from]! + f64[from + 1]! + f64[from + 2]! + f64[from + 3]!;
-    }
-    sink[0]! += sum;
+    return got;
   };
-  return { name: 'mailbox publish + take', unit: 'value', times: boxes, run };
-}
-
-function doorbell(): Case {
-  const bell = new Doorbell(new SharedArrayBuffer(DOORBELL_BYTES), 0);
-  const run = (): void => {
-    for (let k = 0; k < CALLS; k++) bell.ring();
-  };
-  return { name: 'doorbell ring, awake', unit: 'ring', times: CALLS, run };
-}
-
-function bitmap(size: number, marks: number): Case {
-  const set = new DirtyBitmap(new SharedArrayBuffer(dirtyBitmapBytes(size)), 0, size);
-  const out = new Int32Array(size + 32);
-  const step = size / marks;
-  const run = (): void => {
-    for (let k = 0; k < marks; k++) set.mark(k * step);
-    sink[0]! += set.collect(out);
-  };
-  return { name: `bitmap mark + collect, ${marks} of ${size}`, unit: 'mark', times: marks, run };
-}
-
-function histogram(): Case {
-  const table = new HistogramTable(new SharedArrayBuffer(HistogramTable.bytes(1)), 0, 1);
-  const valuesNs = Float64Array.from({ length: CALLS }, (_, k) => Math.round(1000 * 1.1 ** k));
-  const run = (): void => {
-    for (let k = 0; k < CALLS; k++) table.record(0, valuesNs[k]!);
-  };
-  return { name: 'histogram record', unit: 'record', times: CALLS, run };
-}
-
-function clock(): Case {
-  const system = new SystemClock(clockOrigin());
-  const run = (): void => {
-    let sum = 0;
-    for (let k = 0; k < CALLS; k++) sum += system.nowNs();
-    sink[0]! += sum;
-  };
-  return { name: 'clock read', unit: 'read', times: CALLS, run };
-}
-
-/** As timers are used: any index gets a time somewhat after the present. */
-function timeTree(size: number): Case {
-  const tree = new TimeTree(size);
-  const calls = 4096;
-  const indices = Int32Array.from({ length: calls }, (_, k) => (k * 7919) % size);
-  const laterNs = Float64Array.from({ length: calls }, (_, k) => (k * 104_729) % 1_000_000);
-  let nowNs = 0;
-  for (let index = 0; index < size; index++) tree.set(index, laterNs[index % calls]!);
-  let from = 0;
-  const run = (): void => {
-    for (let k = from; k < from + 64; k++) tree.set(indices[k]!, nowNs + laterNs[k]!);
-    from = (from + 64) % calls;
-    nowNs += 64_000;
-  };
-  return { name: `time tree set, ${size}`, unit: 'set', times: 64, run };
-}
-
-/** A loop whose time depends on nothing but the machine: 1,000 dependent multiplications and additions. */
-function reference(): Case {
-  const run = (): void => {
-    let x = 1;
-    for (let k = 0; k < 1000; k++) x = (Math.imul(x, 1_664_525) + 1_013_904_223) | 0;
-    sink[0]! += x;
-  };
-  return { name: 'reference: multiply + add', unit: 'step', times: 1000, run };
-}
-
-// ── two threads ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-const TRANSFER_CAPACITY = 4096;
-const TRANSFER_RECORDS = 5_000_000;
-
-export interface Transfer {
-  readonly perSecond: number;
-  /** CPU time / time: near 1, the two threads had to share a core and the rate says nothing. */
-  readonly coresUsed: number;
-}
-
-/** From one thread to another; one fills and one reads every double, and the sums are compared. */
-export async function transfer(bulk: number): Promise<Transfer> {
-  const cpuBefore = process.cpuUsage();
-  const startMs = performance.now();
-  const gate = new Int32Array(new SharedArrayBuffer(128));
-  const bells = new SharedArrayBuffer(2 * DOORBELL_BYTES);
-  const place = makePlace(TRANSFER_CAPACITY);
-  const workers = (['write', 'read'] as const).map((side) => {
-    const job: TransferJob = { side, place, gate, bells, bulk, records: TRANSFER_RECORDS };
-    return new Worker(new URL('./ring.worker.js', import.meta.url), { workerData: job });
-  });
-  try {
-    const [written, read] = await Promise.all(workers.map(resultOf));
-    if (written!.sum !== read!.sum) throw new Error(`ring transfer: ${written!.sum} was written, ${read!.sum} read`);
-    const cpu = process.cpuUsage(cpuBefore);
-    const coresUsed = (cpu.user + cpu.system) / 1000 / (performance.now() - startMs);
-    return { perSecond: TRANSFER_RECORDS / read!.seconds, coresUsed };
-  } finally {
-    await Promise.all(workers.map((worker) => worker.terminate()));
-  }
-}
-
-function resultOf(worker: Worker): Promise<TransferResult> {
-  return new Promise((resolve, reject) => {
-    worker.once('message', resolve);
-    worker.once('error', reject);
-  });
+  return { name, times, run, check: always(1.5 * rounds) };
 }

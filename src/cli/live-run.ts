@@ -13,8 +13,10 @@ import { machineFacts, type ModelTotals, type RunTotals } from '../report/run-re
 import { histogramOf, percentileNs, sumCounts } from '../report/histogram.js';
 import { Engine } from '../scheduler/engine.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
+import type { DeadlineOrder } from './deadline-order.js';
 import { COUNT_WORD, type LoadThreadData, type PhaseOrder, type PhaseResult, STOP_WORD } from './load-protocol.js';
 import type { SourceSpec } from './sources.js';
+import { joinStalls, type PhaseStalls } from './stalls.js';
 
 export interface LiveRunOptions {
   readonly config: SchedulerConfig;
@@ -30,6 +32,10 @@ export interface Phase {
   /** One per client. */
   readonly sources: readonly SourceSpec[];
   readonly seconds: number;
+  /** Default: every request has its model's SLO. */
+  readonly deadlines?: DeadlineOrder;
+  /** Seconds at the start that `stalls` does not count, for queues and GPUs to fill; default 0. The other totals count them. */
+  readonly leadSeconds?: number;
   /** Whether the totals carry histograms; without them a phase with thousands of models is cheaper to read. */
   readonly detailed: boolean;
   /** Called about ten times a second with the seconds gone and the requests offered so far. */
@@ -40,6 +46,7 @@ export interface PhaseTotals extends RunTotals {
   /** How late the load was sent: p99.9 and worst, in ms. The load itself fell behind if these are large. */
   readonly lagP999Ms: number;
   readonly lagMaxMs: number;
+  readonly stalls: PhaseStalls;
   readonly interrupted: boolean;
 }
 
@@ -54,6 +61,8 @@ interface Snapshot {
   readonly gpuBatches: readonly number[];
   readonly rows: Readonly<Record<(typeof KINDS)[number], readonly Float64Array[]>> | null;
   readonly cpu: NodeJS.CpuUsage;
+  /** When it was taken. */
+  readonly readNs: number;
 }
 
 export class LiveRun {
@@ -114,7 +123,7 @@ export class LiveRun {
   }
 
   /** Runs one phase: offers the load, waits for what is in flight, and returns what has changed since its beginning. */
-  async phase({ title, sources, seconds, detailed, onProgress }: Phase): Promise<PhaseTotals> {
+  async phase({ title, sources, seconds, deadlines = 'in-order', leadSeconds = 0, detailed, onProgress }: Phase): Promise<PhaseTotals> {
     this.#throwIfDead();
     for (const words of this.#controls) words[COUNT_WORD] = 0;
     const before = this.#snapshot(detailed);
@@ -126,7 +135,8 @@ export class LiveRun {
       onProgress?.(Math.min(seconds, Math.max(0, (this.engine.clock.nowNs() - startNs) / 1e9)), offered);
     }, PROGRESS_MS);
     try {
-      const results = await Promise.all(this.#threads.map((thread, client) => this.#order(thread, { source: sources[client]!, startNs, endNs, settleNs: 2 * slowestNs + 1e9 })));
+      const order = { deadlines, startNs, countFromNs: startNs + leadSeconds * 1e9, endNs, settleNs: 2 * slowestNs + 1e9 };
+      const results = await Promise.all(this.#threads.map((thread, client) => this.#order(thread, { ...order, source: sources[client]! })));
       this.#throwIfDead();
       return this.#totals(title, before, this.#snapshot(detailed), startNs, results);
     } finally {
@@ -151,13 +161,14 @@ export class LiveRun {
     const models = this.engine.memory.config.models.map((_, model) => model);
     const rows = detailed ? (Object.fromEntries(KINDS.map((kind) => [kind, models.map((model) => this.#stats.histogram(kind, model))])) as unknown as Snapshot['rows']) : null;
     const gpus = this.#stats.gpus();
-    return { models: this.#stats.models(), busyNs: gpus.map((gpu) => gpu.busyNs), gpuBatches: gpus.map((gpu) => gpu.batches), rows, cpu: process.cpuUsage() };
+    return { models: this.#stats.models(), busyNs: gpus.map((gpu) => gpu.busyNs), gpuBatches: gpus.map((gpu) => gpu.batches), rows, cpu: process.cpuUsage(), readNs: this.engine.clock.nowNs() };
   }
 
   #totals(title: string, before: Snapshot, after: Snapshot, startNs: number, results: readonly (PhaseResult | undefined)[]): PhaseTotals {
     const answers = results.filter((result) => result !== undefined);
     const seconds = Math.max(1e-3, (Math.max(...answers.map((result) => result.endNs)) - startNs) / 1e9);
     const cpu = after.cpu.user + after.cpu.system - before.cpu.user - before.cpu.system;
+    const threads = this.#threads.length + this.engine.threads.length;
     const lag = histogramOf(...answers.map((result) => result.lag));
     const models = after.models.map((counters, model) => modelTotals(before, after, counters, model));
     this.#checkConservation(models, answers);
@@ -173,6 +184,7 @@ export class LiveRun {
       machine: machineFacts(referenceLoopNs()),
       lagP999Ms: percentileNs(lag, 99.9) / 1e6,
       lagMaxMs: percentileNs(lag, 100) / 1e6,
+      stalls: { ...joinStalls(answers.map(({ stalls }) => stalls)), unusedNs: Math.max(0, threads * (after.readNs - before.readNs) - cpu * 1e3) },
       interrupted: this.#interrupted,
     };
   }

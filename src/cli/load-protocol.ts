@@ -1,6 +1,8 @@
 /** What the thread that runs a benchmark and the threads that generate its load say to each other. */
 import type { SharedMemory } from '../protocol/shared-memory.js';
+import type { DeadlineOrder } from './deadline-order.js';
 import type { SourceSpec } from './sources.js';
+import type { StallReport } from './stalls.js';
 
 export interface LoadThreadData {
   readonly memory: SharedMemory;
@@ -11,7 +13,10 @@ export interface LoadThreadData {
 
 export interface PhaseOrder {
   readonly source: SourceSpec;
+  readonly deadlines: DeadlineOrder;
   readonly startNs: number;
+  /** From then on ends are counted in `stalls`. */
+  readonly countFromNs: number;
   readonly endNs: number;
   /** How long to wait after the end for what is still in flight. */
   readonly settleNs: number;
@@ -25,6 +30,7 @@ export interface PhaseResult {
   /** How late requests were sent: a histogram row. */
   readonly lag: Int32Array;
   readonly inFlight: number;
+  readonly stalls: StallReport;
 }
 
 export const STOP_WORD = 0;

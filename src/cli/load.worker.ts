@@ -7,8 +7,10 @@ import { SystemClock } from '../clock/clock.js';
 import { ClientPort } from '../protocol/client-port.js';
 import { BUCKETS, HistogramTable } from '../ringbuf/log-linear.js';
 import { Waiter } from '../scheduler/waiter.js';
+import { SloDrawer } from './deadline-order.js';
 import { COUNT_WORD, type LoadThreadData, type PhaseOrder, type PhaseResult, STOP_WORD } from './load-protocol.js';
 import { openSource } from './sources.js';
+import { StallWatch } from './stalls.js';
 
 /** Requests sent with one commit at most. */
 const BULK = 2048;
@@ -24,8 +26,10 @@ const timesNs = new Float64Array(BULK);
 const lagBuffer = new SharedArrayBuffer(HistogramTable.bytes(1));
 const lag = new HistogramTable(lagBuffer, 0, 1);
 
-function runPhase({ source: spec, startNs, endNs, settleNs }: PhaseOrder): PhaseResult {
+function runPhase({ source: spec, deadlines, startNs, countFromNs, endNs, settleNs }: PhaseOrder): PhaseResult {
   const source = openSource(spec, startNs);
+  const slos = new SloDrawer(deadlines, memory.limits.models, 1 + client);
+  const watch = new StallWatch(memory, countFromNs);
   const waiter = new Waiter('balanced', clock, port.bell);
   new Int32Array(lagBuffer).fill(0);
   let offered = 0;
@@ -34,30 +38,40 @@ function runPhase({ source: spec, startNs, endNs, settleNs }: PhaseOrder): Phase
   while (nowNs < endNs + TAIL_NS && Atomics.load(words, STOP_WORD) === 0) {
     const count = source.fill(Math.min(nowNs, endNs), models, timesNs);
     if (count === 0 && nowNs >= endNs) break;
+    watch.turn(nowNs, count, nowNs - timesNs[0]!);
     if (count > 0) {
       lag.recordMany(0, nowNs - timesNs[0]!, count);
-      port.submitBulk(models, timesNs, 0, count);
+      const accepted = slos.submit(port, models, timesNs, count);
+      if (accepted < count) watch.lost(count - accepted, nowNs);
       offered += count;
       words[COUNT_WORD] = offered;
     }
-    const drained = port.drain(nowNs);
+    const drained = drain(watch, nowNs);
     if (count + drained > 0) waiter.worked();
-    else rest(waiter, nowNs, Math.min(source.nextNs, endNs));
+    else rest(waiter, watch, nowNs, Math.min(source.nextNs, endNs));
     nowNs = clock.nowNs();
   }
   const ended = nowNs;
   while (port.inFlight > 0 && nowNs < ended + settleNs) {
-    if (port.drain(nowNs) === 0) rest(waiter, nowNs, nowNs + 1e6);
+    watch.turn(nowNs, 0, 0);
+    if (drain(watch, nowNs) === 0) rest(waiter, watch, nowNs, nowNs + 1e6);
     nowNs = clock.nowNs();
   }
-  return { offered, endNs: Math.min(ended, endNs), lag: new Int32Array(lagBuffer.slice(0), 0, BUCKETS), inFlight: port.inFlight };
+  watch.lost(port.inFlight, nowNs);
+  return { offered, endNs: Math.min(ended, endNs), lag: new Int32Array(lagBuffer.slice(0), 0, BUCKETS), inFlight: port.inFlight, stalls: watch.report(Math.min(ended, endNs)) };
+}
+
+function drain(watch: StallWatch, nowNs: number): number {
+  const count = port.drain(nowNs);
+  if (count > 0) watch.ended(port.drainedOutcomes, count, nowNs);
+  return count;
 }
 
 /** Sleeps until a completion or `nextNs` if that is far enough away. */
-function rest(waiter: Waiter, nowNs: number, nextNs: number): void {
+function rest(waiter: Waiter, watch: StallWatch, nowNs: number, nextNs: number): void {
   if (!waiter.shouldPark(nowNs, nextNs)) return;
   port.bell.prepare();
-  if (port.drain(clock.nowNs()) > 0) port.bell.cancel();
+  if (drain(watch, clock.nowNs()) > 0) port.bell.cancel();
   else waiter.park(nextNs);
 }
 

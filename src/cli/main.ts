@@ -1,45 +1,51 @@
 /**
- * The command line. Exit codes: 0 = ran, 1 = bad input (one line, no stack), 2 = a broken invariant, 130 = interrupted.
+ * The command line. Exit codes: 0 = ran, 1 = bad input (one line, no stack) or a FAIL of bench stress, 2 = a broken invariant, 130 = interrupted.
  */
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
-import { parsePositiveDurationNs } from '../model/duration.js';
+import { Command, CommanderError } from 'commander';
 import { InvalidOptionError, RubatoError } from '../model/errors.js';
-import { LatencyProfile } from '../model/latency-profile.js';
-import { CONDITIONS, DROP_POLICIES } from '../protocol/config.js';
+import { type Condition, CONDITIONS, DROP_POLICIES, type DropPolicy } from '../protocol/config.js';
 import { buildRunReport, printRunReport, type RunReport, type RunTotals } from '../report/run-report.js';
-import { fixed, si } from '../report/units.js';
 import { WAITING_STRATEGIES, type WaitingStrategy } from '../scheduler/waiter.js';
 import { parseArrivals } from '../sim/arrivals.js';
 import { isRecording } from '../sim/recording.js';
 import { loadWorkload, shippedWorkloads } from '../sim/workload.js';
+import { collect, integer, listOf, number, oneOf } from './arguments.js';
 import { type AutoscaleFlags, autoscaleReport, plotAutoscale, printAutoscale } from './autoscale.js';
+import { type DeadlineOrder, DEADLINE_ORDERS } from './deadline-order.js';
 import { doctor, printDoctor } from './doctor.js';
 import { type GoodputFlags, goodputReport, plotGoodput, printGoodput } from './goodput.js';
 import { benchLoad, type LoadOptions } from './load.js';
+import { benchMatrix, MATRIX_AXES, MATRIX_SECONDS, matrixHead, matrixLine, matrixPoints } from './matrix.js';
 import { checkOutputs, type OutputOptions, screenIsTaken, writeHgrm, writeJson, writePlot } from './output.js';
 import { type PlanFlags, planReport, plotPlan, printPlan } from './plan.js';
 import type { TraceFlags } from './recorded.js';
 import { type IsGiven, plotReplay, printReplay, type ReplayFlags, replayReport } from './replay.js';
 import { plotSimulate, printSimulate, simulateReport } from './simulate.js';
-import { benchThroughput, type ThroughputReport } from './throughput.js';
+import { benchStress, printStress } from './stress.js';
+import { parseSynthetic, SYNTHETIC_DEFAULTS, type SyntheticFlags } from './synthetic.js';
+import { benchThroughput, printThroughput } from './throughput.js';
 
 const BAD_INPUT = 1;
+const FAILED = 1;
 const BROKEN = 2;
 const INTERRUPTED = 130;
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
-interface ThroughputFlags extends OutputOptions {
-  models: number;
-  gpus: number;
-  profile: string;
-  maxBatch: number;
-  slo: string;
+/** Those of an axis have several values with --matrix, else one. */
+interface ThroughputFlags extends OutputOptions, Omit<SyntheticFlags, 'models' | 'gpus' | 'shards' | 'order'> {
+  matrix?: true;
+  models: number[];
+  gpus: number[];
+  shards: number[];
+  order: DeadlineOrder[];
   seconds: number;
-  clients: number;
-  shards: number;
-  waiting: WaitingStrategy;
+}
+
+interface StressFlags extends OutputOptions, SyntheticFlags {
+  rate?: number;
+  seconds: number;
 }
 
 interface LoadFlags extends OutputOptions, TraceFlags {
@@ -76,21 +82,53 @@ program
 
 const bench = program.command('bench').description('measure: throughput of the scheduler, or a workload under load');
 
-bench
-  .command('throughput')
-  .description('find the highest open-loop rate with at most 1 % bad')
-  .option('--models <n>', 'models, all alike', integer(1, 4096), 64)
-  .option('--gpus <n>', 'emulated GPUs', integer(1, 16384), 64)
-  .option('--profile <alpha,beta>', 'time of a batch of b: ALPHA·b + BETA', '0.5us,86us')
-  .option('--max-batch <n>', 'largest batch', integer(1, 8191), 128)
-  .option('--slo <duration>', 'latency objective of every model', '20ms')
-  .option('--seconds <n>', 'length of the confirming run', number(0.1, 600), 5)
-  .option('--clients <n>', 'threads that generate load', integer(1, 16), 1)
-  .option('--shards <n>', 'shards, all in the scheduler thread', integer(1, 64), 1)
-  .option('--waiting <strategy>', `how the scheduler thread waits: ${WAITING_STRATEGIES.join(', ')}`, oneOf(WAITING_STRATEGIES), 'balanced' as const)
-  .option('--json <file>', 'write the report as JSON (- for standard output)')
-  .addHelpText('after', '\nExamples:\n  rubato bench throughput\n  rubato bench throughput --models 1 --gpus 8 --profile 0.05us,40us --max-batch 512')
+/** What the commands under synthetic load have in common; `axis` makes of an option's parser and default those of an axis. */
+function synthetic(name: string, description: string, axis: <T>(parse: (text: string) => T, usual: T) => [(text: string) => unknown, unknown]): Command {
+  const usual = SYNTHETIC_DEFAULTS;
+  return bench
+    .command(name)
+    .description(description)
+    .option('--models <n>', 'models, all alike', ...axis(integer(1, 4096), usual.models))
+    .option('--gpus <n>', 'emulated GPUs', ...axis(integer(1, 16384), usual.gpus))
+    .option('--shards <n>', 'shards, all in the scheduler thread', ...axis(integer(1, 64), usual.shards))
+    .option('--order <name>', 'deadlines of a model’s requests: in-order (all have its SLO), mixed (SLO and half of it, alternately), random (drawn between)', ...axis<DeadlineOrder>(oneOf(DEADLINE_ORDERS), usual.order))
+    .option('--profile <alpha,beta>', 'time of a batch of b: ALPHA·b + BETA', usual.profile)
+    .option('--max-batch <n>', 'largest batch', integer(1, 8191), usual.maxBatch)
+    .option('--slo <duration>', 'latency objective of every model', usual.slo)
+    .option('--drop-policy <name>', DROP_POLICIES.join(', '), oneOf<readonly DropPolicy[]>(DROP_POLICIES), usual.dropPolicy)
+    .option('--condition <name>', CONDITIONS.join(', '), oneOf<readonly Condition[]>(CONDITIONS), usual.condition)
+    .option('--clients <n>', 'threads that generate load', integer(1, 16), usual.clients)
+    .option('--waiting <strategy>', `how the scheduler thread waits: ${WAITING_STRATEGIES.join(', ')}`, oneOf(WAITING_STRATEGIES), usual.waiting)
+    .option('--json <file>', 'write the report as JSON (- for standard output)');
+}
+
+synthetic('throughput', 'find the highest open-loop rate with at most 1 % bad', (parse, usual) => [listOf(parse), [usual]])
+  .option('--seconds <n>', `length of the confirming run (with --matrix: ${MATRIX_SECONDS})`, number(0.1, 600), 5)
+  .option('--matrix', 'search at a base point (64 models, 64 GPUs, 1 shard, in order) and along each axis from there; --models, --gpus, --shards and --order take lists')
+  .addHelpText('after', `
+With --matrix the axes are models ${MATRIX_AXES.models.join(',')}, GPUs ${MATRIX_AXES.gpus.join(',')}, shards ${MATRIX_AXES.shards.join(',')} and order ${MATRIX_AXES.order.join(',')},
+unless given; an axis with one value is fixed. Without --profile each point has one with which GPUs are not the limit.
+A point takes 10 to 30 seconds. Ctrl-C keeps the points that are there.`)
+  .addHelpText('after', `
+Examples:
+  rubato bench throughput
+  rubato bench throughput --models 1 --gpus 8 --profile 0.05us,40us --max-batch 512
+  rubato bench throughput --matrix --json matrix.json
+  rubato bench throughput --matrix --models 1,64 --gpus 64 --shards 1 --order in-order,random`)
   .action(runThroughput);
+
+synthetic('stress', 'pass or fail: is the load generator never late, and at most 1 % bad?', (parse, usual) => [parse, usual])
+  .option('--rate <r>', 'requests per second (default: search for the highest that passes)', number(1, 25e6))
+  .option('--seconds <n>', 'length of a run (those of the search: at most 3)', number(0.1, 600), 15)
+  .addHelpText('after', `
+A run passes if the load generator was at most 2 ms late at p99.9 and 20 ms at worst, and at most 1 % were bad. One that
+fails is repeated once. Exit code 0: PASS, 1: FAIL.`)
+  .addHelpText('after', `
+Examples:
+  rubato bench stress --rate 2e6
+  rubato bench stress --models 1 --gpus 512 --profile 50us,2ms --max-batch 1024 --slo 50ms
+  rubato bench stress --models 1 --gpus 1024 --profile 1.082ms,5.204ms --max-batch 1024 --slo 100ms --rate 800000`)
+  .action(runStress);
 
 bench
   .command('load')
@@ -188,21 +226,41 @@ program
 
 // ---------------------------------------------------------------- the commands
 
-async function runThroughput(flags: ThroughputFlags): Promise<void> {
+async function runThroughput(flags: ThroughputFlags, command: Command): Promise<void> {
   checkOutputs(flags);
-  const report = await throughput(flags);
-  if (!screenIsTaken(flags)) printThroughput(report);
+  if (flags.matrix === true) return runMatrix(flags, (flag) => command.getOptionValueSource(flag) === 'cli');
+  const { seconds, matrix: _, ...rest } = flags;
+  const load = parseSynthetic({ ...rest, models: single('--models', flags.models), gpus: single('--gpus', flags.gpus), shards: single('--shards', flags.shards), order: single('--order', flags.order) });
+  const report = await benchThroughput({ ...load, seconds }, stopOnInterrupt);
+  if (!screenIsTaken(flags)) printThroughput(report, print);
   writeJson(flags, report);
 }
 
-async function throughput(flags: ThroughputFlags): Promise<ThroughputReport> {
-  const parts = flags.profile.split(',');
-  if (parts.length !== 2) throw new InvalidOptionError('--profile', `got "${flags.profile}", must be two durations such as "0.5us,86us"`);
-  const profile = LatencyProfile.parse({ alpha: parts[0], beta: parts[1], maxBatch: flags.maxBatch }, '--profile');
-  const sloNs = parsePositiveDurationNs(flags.slo, '--slo');
-  if (sloNs < profile.latencyNs(1)) throw new InvalidOptionError('--slo', `got ${flags.slo}, a single request takes longer`);
-  const { models, gpus, seconds, clients, shards, waiting } = flags;
-  return benchThroughput({ models, gpus, profile, sloNs, seconds, clients, shards, waiting }, stopOnInterrupt);
+async function runMatrix(flags: ThroughputFlags, isGiven: (flag: keyof ThroughputFlags) => boolean): Promise<void> {
+  const axisOf = <Axis extends keyof typeof MATRIX_AXES>(axis: Axis): (typeof MATRIX_AXES)[Axis] => (isGiven(axis) ? flags[axis] : MATRIX_AXES[axis]);
+  const axes = { models: axisOf('models'), gpus: axisOf('gpus'), shards: axisOf('shards'), order: axisOf('order') };
+  const seconds = isGiven('seconds') ? flags.seconds : MATRIX_SECONDS;
+  const show = screenIsTaken(flags) ? (): void => undefined : print;
+  const report = await benchMatrix(axes, { ...flags, seconds, profile: isGiven('profile') ? flags.profile : null }, {
+    onInterrupt: stopOnInterrupt,
+    onRow: (row, index) => show((index === 0 ? matrixHead(matrixPoints(axes).length, seconds) : '') + matrixLine(row)),
+  });
+  if (report.missing > 0) show(`Interrupted: ${report.missing} points are missing.\n`);
+  writeJson(flags, report);
+}
+
+async function runStress(flags: StressFlags): Promise<void> {
+  checkOutputs(flags);
+  const report = await benchStress({ ...parseSynthetic(flags), ratePerSecond: flags.rate ?? null, seconds: flags.seconds }, stopOnInterrupt);
+  if (!screenIsTaken(flags)) printStress(report, print);
+  else if (report.verdict === 'FAIL') complain(`FAIL: ${report.reasons.join('; ')}`);
+  writeJson(flags, report);
+  if (report.verdict === 'FAIL') process.exitCode = FAILED;
+}
+
+function single<T>(option: string, values: readonly T[]): T {
+  if (values.length > 1) throw new InvalidOptionError(option, `got ${values.join(',')}; several values are for --matrix`);
+  return values[0]!;
 }
 
 async function runLoad(flags: LoadFlags): Promise<void> {
@@ -283,57 +341,12 @@ async function runStart(flags: StartFlags): Promise<void> {
   if (!quiet) printRunReport(report, print, pageOptions());
   writeHgrm(flags, totals);
   if (process.exitCode === INTERRUPTED) return;
-  const speed = await throughput({ models: 64, gpus: 64, profile: '0.5us,86us', maxBatch: 128, slo: '20ms', seconds: Math.min(3, flags.seconds), clients: 1, shards: 1, waiting: 'balanced' });
+  const speed = await benchThroughput({ ...parseSynthetic(SYNTHETIC_DEFAULTS), seconds: Math.min(3, flags.seconds) }, stopOnInterrupt);
   if (!quiet) {
-    printThroughput(speed);
+    printThroughput(speed, print);
     print('\nWhat to try next:\n  bin/rubato bench load --workload mix3-b      three models, bursty arrivals\n  bin/rubato bench throughput --models 1 --gpus 8 --profile 0.05us,40us --max-batch 512\n  bin/rubato doctor                            what this machine offers\n  README.md                                    fifteen lines to put it into your service\n');
   }
   writeJson(flags, { load: report, throughput: speed });
-}
-
-function printThroughput(report: ThroughputReport): void {
-  const machine = report.machine;
-  print(
-    `\nScheduler throughput: ${si(report.goodRequestsPerSecond)} good requests/s (${report.title})\n` +
-      (report.sustained ? '' : '  NOT SUSTAINED: more than 1 % were bad at every rate that was confirmed; is the machine busy with something else?\n') +
-      `  decisions   ${si(report.decisionsPerSecond)}/s of every outcome, bad ${fixed(100 * report.badRate, 2)} %, limit 1 %\n` +
-      `  batches     ${si(report.grantsPerSecond)} grants/s, mean batch ${fixed(report.meanBatch, 1)}\n` +
-      `  GPUs        could run ${si(report.gpuCapacityPerSecond)} requests/s: they are not the limit\n` +
-      `  latency     p50 ${fixed(report.latencyMs.p50, 2)}, p99 ${fixed(report.latencyMs.p99, 2)}, max ${fixed(report.latencyMs.max, 2)} ms\n` +
-      `  generator   at most ${fixed(report.lagMaxMs, 1)} ms late, p99.9 ${fixed(report.lagP999Ms, 1)} ms\n` +
-      `  CPU         ${fixed(report.cpuSecondsPerMillion, 3)} s per million requests, load generator included\n` +
-      `  machine     ${machine.cores} cores, ${machine.cpu}, Node ${machine.node}; a reference step takes ${fixed(machine.referenceLoopNs ?? NaN, 2)} ns\n`,
-  );
-}
-
-// ---------------------------------------------------------------- arguments
-
-function integer(least: number, most: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (!/^\d+$/.test(text.trim()) || value < least || value > most) throw new InvalidArgumentError(`It must be an integer from ${least} to ${most}.`);
-    return value;
-  };
-}
-
-function number(least: number, most: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() === '' || !(value >= least && value <= most)) throw new InvalidArgumentError(`It must be a number from ${least} to ${most}.`);
-    return value;
-  };
-}
-
-/** For an option that may be repeated. */
-function collect(text: string, before: readonly string[] = []): string[] {
-  return [...before, text];
-}
-
-function oneOf<const T extends readonly string[]>(allowed: T): (text: string) => T[number] {
-  return (text) => {
-    if (!allowed.includes(text)) throw new InvalidArgumentError(`It must be one of ${allowed.join(', ')}.`);
-    return text as T[number];
-  };
 }
 
 // ---------------------------------------------------------------- around them
