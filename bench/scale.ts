@@ -64,7 +64,7 @@ function measure(): Cost {
     for (let left = requests; left > 0; left -= bulk) {
       for (let i = 0; i < bulk; i++) {
         seed = (Math.imul(seed, 1103515245) + 12345) | 0;
-        model[i] = ((seed >>> 8) * models) >>> 24;
+        model[i] = Math.floor(((seed >>> 8) / 2 ** 24) * models);
         arrivalNs[i] = nowNs;
       }
       host.client.submitBulk(model, arrivalNs, 0, bulk);

@@ -130,8 +130,15 @@ const WINDOW_GPU_FREE = 10;
 /** What `#expectStart` is given: the latest end of the batch. */
 const WINDOW_END = 11;
 
-/** A batch that starts within this time (and twice the error of timers) is told to the dispatcher; one further off may wait. Covers the way to a dispatcher on another thread. */
+/**
+ * A batch that starts within this time, and twice the error of timers, is told to the dispatcher at every arrival; one further off may
+ * wait. Covers the way to a dispatcher on another thread. The error is bounded by the same time: it grows with what there is to do, so
+ * that a thread which is late would have ever more to tell, and be later still. (What is late by more is covered by the margin j.)
+ */
 const NEAR_NS = 200e3;
+
+/** So many arrivals, and half of what waits, may come before a batch that gathers is looked at again. */
+const QUIET_ARRIVALS = 4;
 
 /** An expected start is told again when it has moved by this share of the SLO. */
 const EXPECTED_MOVES = 1 / 64;
@@ -223,6 +230,8 @@ export class ShardRole implements Role {
   readonly #worthSize: Float64Array;
   readonly #touched: Int32Array;
   readonly #isTouched: Uint8Array;
+  /** As long as no more than so many wait, and the oldest of them stays that, an arrival changes nothing that has to be decided or told (`#quiet`). */
+  readonly #quietUpTo: Int32Array;
   #touchedCount = 0;
   /** The candidate published last, to leave out what would change nothing. */
   readonly #publishedStamp: Int32Array;
@@ -298,6 +307,7 @@ export class ShardRole implements Role {
     this.#worthSize = new Float64Array(models);
     this.#touched = new Int32Array(models);
     this.#isTouched = new Uint8Array(models);
+    this.#quietUpTo = new Int32Array(models);
     this.#publishedStamp = new Int32Array(models).fill(UNKNOWN);
     this.#publishedSize = new Int32Array(models);
     this.#publishedExecNs = new Float64Array(models);
@@ -586,6 +596,8 @@ export class ShardRole implements Role {
     const tags = this.#tags;
     const queues = this.#queues;
     const isTouched = this.#isTouched;
+    const quietUpTo = this.#quietUpTo;
+    const queuedAt = (this.#rowsAt >> 1) + SHARD_MODEL_QUEUED;
     const nextTickNs = this.#meter.nextTickNs;
     const arrivals = this.#meter.arrivals;
     const maxQueue = this.#maxQueue;
@@ -625,8 +637,10 @@ export class ShardRole implements Role {
       } else if (queue.prefixCount + queue.suffixCount >= maxQueue[model]! || (shedShare > 0 && deadline - now < shedShare * f32[word + SLOT_BUDGET_NS]!)) {
         this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
       } else {
+        const isQuiet = queue.suffixCount < quietUpTo[model]! && deadline >= queue.oldest[SUFFIX]!;
         queue.push(slot, deadline);
-        if (isTouched[model] === 0) this.#touch(model);
+        if (isQuiet) f64[queuedAt + model * (MODEL_WORDS / 2)] = queue.suffixCount;
+        else if (isTouched[model] === 0) this.#touch(model);
       }
     }
   }
@@ -886,6 +900,7 @@ export class ShardRole implements Role {
     for (let k = 0; k < count; k++) {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
+      this.#quietUpTo[model] = 0;
       if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
       if (this.#canWait(model)) continue;
       window[WINDOW_GPU_FREE] = -Infinity;
@@ -918,7 +933,7 @@ export class ShardRole implements Role {
     const lead = control + transfer * size;
     const jitter = f64[this.#marginsAt + JITTER_AT]!;
     const exec = queue.oldest[SUFFIX]! - jitter - this.#latencies[model]![size + 1]! - transfer;
-    const lookAgain = exec - lead - NEAR_NS - 2 * jitter;
+    const lookAgain = exec - lead - NEAR_NS - Math.min(2 * jitter, NEAR_NS);
     const publishedDue = this.#publishedExecNs[model]! - control - transfer * this.#publishedSize[model]!;
     if (!(lookAgain > now) || exec - lead > publishedDue) return false;
     if (condition === WANT_ADAPTIVE) {
@@ -932,8 +947,37 @@ export class ShardRole implements Role {
       this.#timerNs[model] = Math.floor(now + (lookAgain - now) / 2) + 1;
       this.#armTimer(model);
     }
+    this.#quietUpTo[model] = this.#quiet(model, size);
     if (this.#observer !== null) this.#observer.published(now, model, size, exec, this.#timerNs[model]!);
     return true;
+  }
+
+  /**
+   * Up to which size `#canWait` is sure to say the same until the model's timer fires, or 0. Its conditions change in one direction with
+   * size and with time, so that the extremes of both decide.
+   */
+  #quiet(model: number, size: number): number {
+    const f64 = this.#f64;
+    const window = this.#window;
+    const until = this.#timerNs[model]!;
+    const worth = this.#worthSize[model]!;
+    let most = Math.min(this.#maxBatch[model]! - 1, size + (size >> 1) + QUIET_ARRIVALS);
+    const adaptive = this.#condition[model] === WANT_ADAPTIVE;
+    if (adaptive && size < worth && most >= worth) most = Math.ceil(worth) - 1;
+    const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
+    const jitter = f64[this.#marginsAt + JITTER_AT]!;
+    const latestNs = this.#queues[model]!.oldest[SUFFIX]! - jitter - transfer;
+    const lookAgain = latestNs - this.#latencies[model]![most + 1]! - f64[this.#marginsAt + CONTROL_AT]! - transfer * most - NEAR_NS - Math.min(2 * jitter, NEAR_NS);
+    if (lookAgain < until) return 0;
+    if (!adaptive) return most;
+    const slopeNs = this.#slopeNs[model]!;
+    const gain = this.#gain[model]!;
+    const movesNs = EXPECTED_MOVES * this.#sloNs[model]!;
+    const published = this.#publishedExpectedNs[model]!;
+    const leftNs = latestNs - this.#latencies[model]![1]! + slopeNs;
+    const soonest = window[WINDOW_NOW]! + (leftNs - window[WINDOW_NOW]! - slopeNs * most) * gain;
+    const furthest = until + (leftNs - until - slopeNs * size) * gain;
+    return published - soonest <= movesNs && furthest - published <= movesNs ? most : 0;
   }
 
   /** WINDOW_EXPECTED: when a batch that must end by WINDOW_END will be at its latest start, if requests go on to come at the mean rate. */
@@ -1105,6 +1149,7 @@ export class ShardRole implements Role {
   /** The target size, from the rate as far as it is known. */
   #retarget(model: number): void {
     const meter = this.#meter;
+    this.#quietUpTo[model] = 0;
     if (!meter.known(model)) {
       this.#target[model] = firstTargetBatch(this.#latencies[model]!, this.#maxBatch[model]!, this.#sloNs[model]!);
       this.#expect(model, 0);
