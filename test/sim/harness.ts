@@ -12,7 +12,7 @@
  */
 import type { Observer } from '#rubato/protocol/observer.js';
 import { REFUSED_INFEASIBLE, REFUSED_NO_SLOT } from '#rubato/protocol/client-port.js';
-import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, firstShardOf, type SchedulerConfig, WANT_ADAPTIVE } from '#rubato/protocol/config.js';
+import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES, DROP_TIMEOUT, firstShardOf, type SchedulerConfig, WANT_ADAPTIVE, WANT_FRONTRUN } from '#rubato/protocol/config.js';
 import { CELL_NOW } from '#rubato/protocol/role.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
 import { MARGIN_DROP_SHARE } from '#rubato/protocol/shared-memory.js';
@@ -780,6 +780,7 @@ export class Run implements Observer {
       if (queued === 0) continue;
       if (this.#oneByOne) {
         this.#checkNotLeft(model, nowNs);
+        this.#checkSeen(model, nowNs);
         this.#checkNotHeldBack(model, nowNs);
       }
       const timer = this.#timerNs[model]!;
@@ -787,6 +788,18 @@ export class Run implements Observer {
     }
     this.#check(open === host.client.inFlight, 'equation', () => `the client has ${host.client.inFlight} requests in flight, ${open} are open`);
     this.#check(open === 0 || host.nextEventNs() < Infinity, 'timer', () => `${open} requests are in flight and nothing is due`);
+  }
+
+  /** Requests may come unseen to a batch that gathers, but not so many, or so urgent ones, that it is due with them. */
+  #checkSeen(model: number, nowNs: number): void {
+    const candidate = this.#candidates[model]!;
+    const { condition, maxBatch, latencyNs } = this.#models[model]!;
+    const { suffix, prefix } = this.#queues[model]!;
+    if (candidate === null || prefix.length > 0 || (condition !== WANT_ADAPTIVE && condition !== WANT_FRONTRUN) || isDue(candidate, nowNs)) return;
+    const { jitterNs, controlNs, transferNs } = this.#margins;
+    const size = suffix.length;
+    const dueNs = size < maxBatch ? suffix[0]!.deadline - jitterNs - latencyNs[size + 1]! - transferNs - controlNs - transferNs * size : -Infinity;
+    this.#check(dueNs > nowNs, 'policy', () => `model ${model} has ${size} requests waiting, a batch of which was due at ${dueNs}, and was not looked at again`);
   }
 
   /** A candidate that is due does not wait beside a GPU that will be free when it could start. */

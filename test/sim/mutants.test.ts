@@ -139,6 +139,16 @@ const MUTANTS: readonly Mutant[] = [
     caughtBy: 'timer',
   },
   {
+    name: 'takes an earlier deadline for nothing new while a batch gathers',
+    file: 'shards/shard', find: ' && deadline >= queue.oldest[SUFFIX];', replace: ';',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'lets any number of requests come unseen',
+    file: 'shards/shard', find: 'const isQuiet = queue.suffixCount < quietUpTo[model]', replace: 'const isQuiet = quietUpTo[model] > 0',
+    caughtBy: 'policy',
+  },
+  {
     name: 'looks again one batch time too late',
     file: 'shards/shard', find: 'Math.floor(invalidAfter - window[WINDOW_LEAD]) + 1', replace: 'Math.floor(invalidAfter) + 1',
     caughtBy: 'timer',
