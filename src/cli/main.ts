@@ -74,8 +74,8 @@ const program = new Command('rubato')
 
 program
   .command('start')
-  .description('run the built-in workload for about ten seconds, then a short throughput benchmark')
-  .option('--seconds <n>', 'length of the workload run', number(0.1, 3600), 10)
+  .description('run the built-in workload for five seconds, then a short throughput benchmark')
+  .option('--seconds <n>', 'length of the workload run', number(0.1, 3600), 5)
   .option('--json <file>', 'write both reports as JSON (- for standard output)')
   .option('--hgrm <file>', 'write the latencies as an HdrHistogram percentile file')
   .action(runStart);
@@ -341,7 +341,7 @@ async function runStart(flags: StartFlags): Promise<void> {
   if (!quiet) printRunReport(report, print, pageOptions());
   writeHgrm(flags, totals);
   if (process.exitCode === INTERRUPTED) return;
-  const speed = await benchThroughput({ ...parseSynthetic(SYNTHETIC_DEFAULTS), seconds: Math.min(3, flags.seconds) }, stopOnInterrupt);
+  const speed = await benchThroughput({ ...parseSynthetic(SYNTHETIC_DEFAULTS), seconds: Math.min(2, flags.seconds), searchSeconds: 8 }, stopOnInterrupt);
   if (!quiet) {
     printThroughput(speed, print);
     print('\nWhat to try next:\n  bin/rubato bench load --workload mix3-b      three models, bursty arrivals\n  bin/rubato bench throughput --models 1 --gpus 8 --profile 0.05us,40us --max-batch 512\n  bin/rubato doctor                            what this machine offers\n  README.md                                    fifteen lines to put it into your service\n');

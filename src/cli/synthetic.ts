@@ -39,8 +39,8 @@ export const SYNTHETIC_DEFAULTS: SyntheticFlags = {
   clients: 1,
   shards: 1,
   order: 'in-order',
-  dropPolicy: 'window',
-  condition: 'frontrun',
+  dropPolicy: 'adaptive',
+  condition: 'adaptive',
   waiting: 'balanced',
 };
 

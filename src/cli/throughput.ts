@@ -15,6 +15,8 @@ import { badRateOf, GPU_LIMITED_SHARE, MOST_RATE_PER_SECOND, SyntheticRun, type 
 export interface ThroughputOptions extends SyntheticOptions {
   /** Length of a confirming run. */
   readonly seconds: number;
+  /** The search goes no further after this time, and what it has found by then is confirmed. */
+  readonly searchSeconds?: number;
   /** Before the progress, as "3 of 11". */
   readonly label?: string;
 }
@@ -46,8 +48,8 @@ export interface StallFigures {
 
 const FIRST_RATE_PER_SECOND = 0.5e6;
 const RESOLUTION = 0.03;
-const STEP = 1.5;
-const MISSES_TO_STOP = 5;
+const STEP = 2;
+const MISSES_TO_STOP = 3;
 /** Below this part of what the GPUs can run the search gives up. */
 const LEAST_SHARE = 0.002;
 const PROBE_SECONDS = 0.7;
@@ -56,6 +58,7 @@ const TRIES_TO_AGREE = 2;
 /** Runs of a search that are repeated because somebody else had the machine; from then on they count as failed. */
 const MOST_DISTURBED = 8;
 const MOST_CONFIRMATIONS = 8;
+const HURRIED_CONFIRMATIONS = 3;
 /** A confirmation that fails lowers the rate by the resolution at first, then by more: the machine is busier than the search saw. */
 const SMALL_STEPS = 3;
 const LARGE_STEP = 0.1;
@@ -113,8 +116,9 @@ class ThroughputSearch {
     const most = Math.min(MOST_RATE_PER_SECOND, this.#run.capacity);
     await this.#run.warmUp(0.3 * most, this.#options.seconds, () => this.#progress.update(0, 'warming up'));
     const plan = { first: FIRST_RATE_PER_SECOND, most, step: STEP, missesToStop: MISSES_TO_STOP, resolution: RESOLUTION, least: LEAST_SHARE * most };
-    const { low, high } = await highestRate(plan, (rate) => this.#sustains(rate), () => this.#run.interrupted);
-    if (low > 0) return this.#confirm(low, MOST_CONFIRMATIONS);
+    const limitMs = performance.now() + 1e3 * (this.#options.searchSeconds ?? Infinity);
+    const { low, high } = await highestRate(plan, (rate) => this.#sustains(rate), () => this.#run.interrupted || performance.now() > limitMs);
+    if (low > 0) return this.#confirm(low, this.#options.searchSeconds === undefined ? MOST_CONFIRMATIONS : HURRIED_CONFIRMATIONS);
     return this.#confirm(high > 0 ? high : Math.min(FIRST_RATE_PER_SECOND, most), 1);
   }
 
