@@ -204,6 +204,9 @@ export class ShardRole implements Role {
   /** When each model is to be decided again, and the order of those times; there one may stand earlier than it is by now. */
   readonly #timerNs: Float64Array;
   readonly #timers: TimeTree;
+  /** Whether a model is to be decided again at all, and how many are: when none is, what stands in the order means nothing. */
+  readonly #isArmed: Uint8Array;
+  #armedCount = 0;
   readonly #window = new Float64Array(16);
   /** By model; models of other shards have none. */
   readonly #queues: DeadlineQueue[] = [];
@@ -290,6 +293,7 @@ export class ShardRole implements Role {
     this.#meter = new RateMeter(models);
     this.#timerNs = new Float64Array(models).fill(Infinity);
     this.#timers = new TimeTree(models);
+    this.#isArmed = new Uint8Array(models);
     this.#versions = new Int32Array(models);
     this.#tags = new Int32Array(models).fill(NOT_MINE);
     this.#states = new Uint8Array(models);
@@ -353,7 +357,7 @@ export class ShardRole implements Role {
       this.#ledger.commit();
     }
     if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ackOfShard(this.#shard), this.#version);
-    cells[CELL_NEXT] = this.#timers.nodes[1]!;
+    cells[CELL_NEXT] = this.#armedCount === 0 ? Infinity : this.#timers.nodes[1]!;
     cells[CELL_WORK] = work;
   }
 
@@ -495,6 +499,7 @@ export class ShardRole implements Role {
   /** The model is another shard's now: so are the requests that wait. Its batches have ended before (it was frozen until they had). */
   #handOver(model: number): void {
     this.#timerNs[model] = Infinity;
+    this.#armTimer(model);
     const queue = this.#queues[model]!;
     const slots = new Int32Array(queue.count);
     queue.takeOldest(slots.length, slots, 0);
@@ -772,6 +777,7 @@ export class ShardRole implements Role {
         continue;
       }
       this.#timerNs[model] = Infinity;
+      this.#armTimer(model);
       timers.clear(model);
       this.#touch(model);
       fired++;
@@ -782,6 +788,9 @@ export class ShardRole implements Role {
   /** `#timerNs` of the model was set. Most are put off again and again, and so cost nothing: the order learns of it when they fire. */
   #armTimer(model: number): void {
     const timers = this.#timers;
+    const armed = this.#timerNs[model]! < Infinity ? 1 : 0;
+    this.#armedCount += armed - this.#isArmed[model]!;
+    this.#isArmed[model] = armed;
     if (this.#timerNs[model]! >= timers.nodes[timers.leaves + model]!) return;
     timers.nodes[timers.leaves + model] = this.#timerNs[model]!;
     timers.settle(model);
