@@ -30,12 +30,21 @@ const run = async (file: string): Promise<string> => (await promisify(execFile)(
 describe('the guide', () => {
   test('its first service answers, and ends when it is told to', { timeout: 60_000 }, async () => {
     const service = spawn(process.execPath, [program('// service.mjs', 'service.mjs')], { env: { ...process.env, PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit'] });
-    const [line] = (await once(createInterface(service.stdout), 'line')) as [string];
-    const port = /listening on (\d+)/.exec(line)?.[1];
-    const answers = await Promise.all([1, 2, 21].map(async (n) => (await fetch(`http://127.0.0.1:${port}/?n=${n}`)).text()));
-    assert.deepEqual(answers, ['2\n', '4\n', '42\n']);
-    service.kill('SIGTERM');
-    const [code] = (await once(service, 'exit')) as [number | null];
+    const exited = once(service, 'exit');
+    try {
+      const [line] = (await once(createInterface(service.stdout), 'line')) as [string];
+      const port = /listening on (\d+)/.exec(line)?.[1];
+      const ask = async (n: number): Promise<string> => (await fetch(`http://127.0.0.1:${port}/?n=${n}`)).text();
+      // A machine that stands still for some milliseconds costs a request its SLO, as the service says: then it is asked again.
+      const answer = async (n: number, again = 5): Promise<string> => {
+        const text = await ask(n);
+        return again > 0 && text.includes('could no longer be met') ? answer(n, again - 1) : text;
+      };
+      assert.deepEqual(await Promise.all([1, 2, 21].map((n) => answer(n))), ['2\n', '4\n', '42\n']);
+    } finally {
+      service.kill('SIGTERM');
+    }
+    const [code] = (await exited) as [number | null];
     assert.equal(code, 0);
   });
 
