@@ -27,6 +27,17 @@ const { values } = parseArgs({
   },
 });
 
+if (values.policy !== 'adaptive' && values.policy !== 'window') fail(`--policy: got ${values.policy}, allowed are adaptive and window`);
+for (const [name, text] of Object.entries(values)) {
+  const isWell = name === 'policy' || text.split(',').every((part) => Number(part) > 0) && text.split(',').length === (name === 'profile' ? 2 : 1);
+  if (!isWell) fail(`--${name}: got ${text}, ${name === 'profile' ? 'two numbers above 0 with a comma between' : 'a number above 0'} is needed`);
+}
+
+function fail(message: string): never {
+  console.error(`scale: ${message}`);
+  process.exit(1);
+}
+
 const [alphaNs, betaNs] = values.profile.split(',').map(Number) as [number, number];
 const maxBatch = Number(values['max-batch']);
 const models = Number(values.models);

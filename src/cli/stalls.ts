@@ -3,7 +3,7 @@
  * scheduler, by a heartbeat that does not move though it was given work. A machine that lends a processor to somebody else for some
  * milliseconds stalls either, and a search for the highest rate should not take that for a limit.
  */
-import { OUTCOME } from '../protocol/outcome.js';
+import { OUTCOME, outcomeOf } from '../protocol/outcome.js';
 import type { SharedMemory } from '../protocol/shared-memory.js';
 
 /** Stalls of one kind, after the lead-in. */
@@ -75,7 +75,7 @@ export class StallWatch {
   /** `count` packed outcomes were read. */
   ended(outcomes: Int32Array, count: number, nowNs: number): void {
     let bad = 0;
-    for (let k = 0; k < count; k++) if ((outcomes[k]! & 31) !== OUTCOME.completed) bad++;
+    for (let k = 0; k < count; k++) if (outcomeOf(outcomes[k]!) !== OUTCOME.completed) bad++;
     this.#count(count, bad, nowNs);
   }
 
