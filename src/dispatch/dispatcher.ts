@@ -373,9 +373,11 @@ export class DispatcherRole implements Role {
   #expect(model: number, at: number, isDue: boolean): void {
     const f64 = this.#mailboxes.f64;
     const deadline = f64[(at >> 1) + CANDIDATE_DEADLINE_NS]!;
-    // It is not due, and its oldest request is another: the one before is gone.
-    if (!isDue && deadline > this.#deadlineNs[model]!) this.#noteGivenUp(model);
-    if (!isDue) this.#wantedNs[model] = Infinity;
+    if (!isDue) {
+      // Its oldest request is another: the one before is gone.
+      if (deadline > this.#deadlineNs[model]!) this.#noteGivenUp(model);
+      this.#wantedNs[model] = Infinity;
+    }
     this.#deadlineNs[model] = deadline;
     this.lookAhead.expect(model, f64[(at >> 1) + CANDIDATE_EXPECTED_NS]!, deadline);
   }
@@ -555,7 +557,7 @@ export class DispatcherRole implements Role {
       // latest start, and would otherwise always go before those with a small one.
       if (this.#looksAhead) granted += this.#grantEarly(true);
       const largestLead = -this.#waitingLead.nodes[1]!;
-      if (idle.size === 0 && (running.nodes[1]! > now + largestLead || this.pool.firstRunning() < 0 || running.nodes[1]! > now + largestLead)) break;
+      if (idle.size === 0 && (this.pool.firstRunning() < 0 || running.nodes[1]! > now + largestLead)) break;
       const model = waiting.first();
       let soonest = now + this.#leadNs[model]!;
       if (idle.size === 0 && running.nodes[1]! > soonest) soonest = running.nodes[1]!;

@@ -140,6 +140,10 @@ const NEAR_NS = 200e3;
 /** So many arrivals, and half of what waits, may come before a batch that gathers is looked at again. */
 const QUIET_ARRIVALS = 4;
 
+function nearNs(jitterNs: number): number {
+  return NEAR_NS + Math.min(2 * jitterNs, NEAR_NS);
+}
+
 /** An expected start is told again when it has moved by this share of the SLO. */
 const EXPECTED_MOVES = 1 / 64;
 /** Under the condition `adaptive` a batch is worth an early start when it has half the requests that come in the fixed part of a batch's time. */
@@ -942,7 +946,7 @@ export class ShardRole implements Role {
     const lead = control + transfer * size;
     const jitter = f64[this.#marginsAt + JITTER_AT]!;
     const exec = queue.oldest[SUFFIX]! - jitter - this.#latencies[model]![size + 1]! - transfer;
-    const lookAgain = exec - lead - NEAR_NS - Math.min(2 * jitter, NEAR_NS);
+    const lookAgain = exec - lead - nearNs(jitter);
     const publishedDue = this.#publishedExecNs[model]! - control - transfer * this.#publishedSize[model]!;
     if (!(lookAgain > now) || exec - lead > publishedDue) return false;
     if (condition === WANT_ADAPTIVE) {
@@ -976,7 +980,7 @@ export class ShardRole implements Role {
     const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
     const jitter = f64[this.#marginsAt + JITTER_AT]!;
     const latestNs = this.#queues[model]!.oldest[SUFFIX]! - jitter - transfer;
-    const lookAgain = latestNs - this.#latencies[model]![most + 1]! - f64[this.#marginsAt + CONTROL_AT]! - transfer * most - NEAR_NS - Math.min(2 * jitter, NEAR_NS);
+    const lookAgain = latestNs - this.#latencies[model]![most + 1]! - f64[this.#marginsAt + CONTROL_AT]! - transfer * most - nearNs(jitter);
     if (lookAgain < until) return 0;
     if (!adaptive) return most;
     const slopeNs = this.#slopeNs[model]!;

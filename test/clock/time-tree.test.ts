@@ -24,6 +24,25 @@ describe('TimeTree', () => {
     }), { numRuns: 400 });
   });
 
+  it('is the same whether a time was set, stored and settled, or taken out', () => {
+    const steps = fc.array(fc.record({ index: fc.nat(1_000), time: fc.integer({ min: 0, max: 20 }), how: fc.nat(2) }), { maxLength: 120, size: 'max' });
+    fc.assert(fc.property(fc.integer({ min: 1, max: 70 }), steps, (size, list) => {
+      const tree = new TimeTree(size);
+      const set = new TimeTree(size);
+      for (const { index, time, how } of list) {
+        const at = index % size;
+        set.set(at, how === 0 ? Infinity : time);
+        if (how === 0) tree.clear(at);
+        else if (how === 1) tree.set(at, time);
+        else {
+          tree.nodes[tree.leaves + at] = time;
+          tree.settle(at);
+        }
+        assert.deepEqual(tree.nodes, set.nodes);
+      }
+    }), { numRuns: 200 });
+  });
+
   it('starts with nothing in it', () => {
     const tree = new TimeTree(5);
     assert.equal(tree.min(), Infinity);
