@@ -159,10 +159,15 @@ describe('a process', { concurrency: 2 }, () => {
       const scheduler = await ${CREATE};
       await scheduler.submit('m', 1);
       await sleep(700);
-      const before = process.cpuUsage();
-      await sleep(2000);
-      const { user, system } = process.cpuUsage(before);
-      console.log((user + system) / 1000);
+      // Other programs only add to it, by what they throw out of the caches: the least of three counts.
+      let least = Infinity;
+      for (let look = 0; look < 3; look++) {
+        const before = process.cpuUsage();
+        await sleep(2000);
+        const { user, system } = process.cpuUsage(before);
+        least = Math.min(least, (user + system) / 1000);
+      }
+      console.log(least);
     `);
     assert.equal(stderr, '');
     assert.equal(code, 0);
