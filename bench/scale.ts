@@ -3,7 +3,7 @@
  * under the virtual clock, so that nothing but their own work counts.
  *
  *   node build/bench/scale.js [--policy adaptive|window] [--models N] [--gpus N] [--shards N] [--profile ALPHA_NS,BETA_NS]
- *     [--max-batch N] [--slo-ms MS] [--rate R] [--bulk N] [--requests N] [--runs N]
+ *     [--max-batch N] [--slo-ms MS] [--rate R] [--bulk N] [--requests N] [--runs N] [--loops compiled|script]
  *
  * Prints CPU nanoseconds per request and per grant (median, least and most of the runs), and the share of good requests.
  */
@@ -24,12 +24,14 @@ const { values } = parseArgs({
     bulk: { type: 'string', default: '64' },
     requests: { type: 'string', default: '20000000' },
     runs: { type: 'string', default: '1' },
+    loops: { type: 'string', default: 'compiled' },
   },
 });
 
 if (values.policy !== 'adaptive' && values.policy !== 'window') fail(`--policy: got ${values.policy}, allowed are adaptive and window`);
+if (values.loops !== 'compiled' && values.loops !== 'script') fail(`--loops: got ${values.loops}, allowed are compiled and script`);
 for (const [name, text] of Object.entries(values)) {
-  const isWell = name === 'policy' || text.split(',').every((part) => Number(part) > 0) && text.split(',').length === (name === 'profile' ? 2 : 1);
+  const isWell = name === 'policy' || name === 'loops' || text.split(',').every((part) => Number(part) > 0) && text.split(',').length === (name === 'profile' ? 2 : 1);
   if (!isWell) fail(`--${name}: got ${text}, ${name === 'profile' ? 'two numbers above 0 with a comma between' : 'a number above 0'} is needed`);
 }
 
@@ -64,6 +66,7 @@ function measure(): Cost {
       gpus: Array.from({ length: Number(values.gpus) }, (_, seed) => ({ host: HOST_EMULATED, slowdown: 1, jitter: 0, failureRate: 0, seed })),
       slotShift: Math.max(10, Math.ceil(Math.log2((1.5 * ratePerSecond * sloNs) / 1e9))),
       shards: Number(values.shards),
+      compiledLoops: values.loops === 'compiled',
     }),
   );
   const stepNs = (bulk / ratePerSecond) * 1e9;

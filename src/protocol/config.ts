@@ -99,6 +99,8 @@ export interface SchedulerConfig {
   readonly shedShare: number;
   /** Whether shards note what arrives, for a recording (recording.ts). */
   readonly recording?: boolean;
+  /** Whether the inner loops of the shards run as WebAssembly (shards/inner-loops.ts). They do the same in either way. */
+  readonly compiledLoops?: boolean;
   /** Default: DEFAULT_ADVICE. */
   readonly advice?: AdviceConfig;
   readonly origin: ClockOrigin;

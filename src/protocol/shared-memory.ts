@@ -28,6 +28,7 @@ import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, R
 import { ADVICE_BYTES } from './advice.js';
 import { allocateRecording, type RecordingPlace } from './recording.js';
 import { arenaPages, arenaTableWords, PAGE_BYTES } from './arena.js';
+import { scratchPlace, type ScratchPlace } from './scratch.js';
 import { GPU_SPEC, MODEL_OFFER, MODEL_SPEC, SpecTable } from './specs.js';
 import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, INTENT, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
 
@@ -84,6 +85,7 @@ export interface ShardPlace {
   readonly grants: RingPlace;
   readonly answers: RingPlace;
   readonly batchDone: RingPlace;
+  readonly scratch: ScratchPlace;
 }
 
 export interface ClientPlace {
@@ -104,6 +106,8 @@ export interface HostPlace {
 /** Byte offsets into `buffer`, and the lanes. */
 export interface SharedMemory {
   readonly buffer: SharedArrayBuffer;
+  /** Whose buffer that is, if the inner loops are to run as WebAssembly (`SchedulerConfig.compiledLoops`). */
+  readonly wasm: WebAssembly.Memory | null;
   readonly config: SchedulerConfig;
   /** How many of each there can be at once. */
   readonly limits: Limits;
@@ -173,6 +177,18 @@ class LanePlan extends BufferPlan {
   }
 }
 
+const WASM_PAGE_BYTES = 65536;
+
+/** Null where there is no WebAssembly (`--jitless`), or no room in the address space: it reserves more than it takes. */
+function wasmMemory(bytes: number): WebAssembly.Memory | null {
+  const pages = Math.ceil(bytes / WASM_PAGE_BYTES);
+  try {
+    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  } catch {
+    return null;
+  }
+}
+
 /** Threads that host the roles of a scheduler: the dispatch thread is number 0 and also hosts the emulated GPUs. */
 export function schedulerThreads(config: SchedulerConfig): number {
   return config.split === true ? config.shards + 1 : 1;
@@ -228,6 +244,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     grants: plan.lane(2 * models, GRANT.bytes),
     answers: plan.lane(2 * models, ANSWER.bytes),
     batchDone: plan.lane(batchRows, BATCH_DONE.bytes),
+    scratch: scratchPlace((bytes) => plan.take(bytes), models),
   }));
   const candidateDirty = plan.take(dirtyBitmapBytes(models));
   const candidates = plan.take(mailboxBytes(models, CANDIDATE.bytes));
@@ -254,7 +271,8 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     );
   }
 
-  const buffer = new SharedArrayBuffer(plan.bytes);
+  const wasm = config.compiledLoops === true ? wasmMemory(plan.bytes) : null;
+  const buffer = wasm === null ? new SharedArrayBuffer(plan.bytes) : wasm.buffer;
   initMailboxes(buffer, candidates, models, CANDIDATE.bytes);
   const marginWords = new Float64Array(buffer, margins, MARGIN_BYTES / 8);
   marginWords[MARGIN_CONTROL] = config.margins.controlNs;
@@ -273,6 +291,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
   const place = (lane: number): RingPlace => ({ buffer, ...plan.lanes[lane]! });
   const memory: SharedMemory = {
     buffer,
+    wasm,
     config,
     limits: { models, gpus, batch: maxBatch },
     control,

@@ -114,6 +114,12 @@ export class RingWriter extends RingSide {
     return this.base + ((this.#bulk + k) & this.mask) * this.words;
   }
 
+  /** How many of the `count` records of the last `claimMany`, from the `k`-th on, lie one after another: all but at the end of the ring. */
+  claimedInARow(k: number, count: number): number {
+    const toEnd = this.capacity - ((this.#bulk + k) & this.mask);
+    return count < toEnd ? count : toEnd;
+  }
+
   /** How many of `count` records could be claimed now. Throws when `count` is negative or exceeds the capacity. */
   room(count: number): number {
     if (count >>> 0 > this.capacity) refuseCount('room for', count, this.capacity);
@@ -160,6 +166,12 @@ export class RingReader extends RingSide {
   /** Word index of the `k`-th unread record. Valid for k < available(). */
   word(k: number): number {
     return this.base + ((this.#position + k) & this.mask) * this.words;
+  }
+
+  /** How many of the next `count` records, from the `k`-th on, lie one after another: all but at the end of the ring. */
+  inARow(k: number, count: number): number {
+    const toEnd = this.capacity - ((this.#position + k) & this.mask);
+    return count < toEnd ? count : toEnd;
   }
 
   /** Gives `count` records back to the producer with one atomic store. Throws when fewer were seen by `available`. */

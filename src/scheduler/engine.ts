@@ -63,7 +63,7 @@ export class Engine implements RoleHost {
       throw new RubatoError('ERR_RUBATO_WORKER_FILE', `the scheduler's worker file ${fileURLToPath(worker)} does not exist; a bundler must leave 'rubato' external or keep its worker files (docs/packaging.md)`);
     }
     const threads = schedulerThreads(config);
-    this.memory = allocateSharedMemory(config, options.arenaBytes);
+    this.memory = allocateSharedMemory({ ...config, compiledLoops: true }, options.arenaBytes);
     const cuda = options.openCuda?.(this.memory) ?? null;
     this.clock = new SystemClock(config.origin);
     this.specs = new SpecTable(this.memory, true);

@@ -11,7 +11,11 @@
  * An element goes to a heap only if a later deadline has been appended to the ring since the queue was last empty
  * (`lastDeadline`), so among equals the ring's are always the earlier arrivals and need no order of their own.
  */
+import { ARRIVAL } from '../protocol/scratch.js';
 import { SlotHeap } from './slot-heap.js';
+
+const { deadlineNs: ARRIVAL_DEADLINE_NS, next: ARRIVAL_NEXT, slot: ARRIVAL_SLOT } = ARRIVAL.at;
+const ARRIVAL_WORDS = ARRIVAL.words;
 
 /** Index into `oldest`. */
 export const PREFIX = 0;
@@ -58,7 +62,7 @@ export class DeadlineQueue {
       this.#pushOutOfOrder(slot, deadlineNs);
       return;
     }
-    if (((this.#tail - this.#head) | 0) > this.#mask) this.#makeRoom();
+    if (((this.#tail - this.#head) | 0) > this.#mask) this.#makeRoom(1);
     const at = this.#tail & this.#mask;
     this.#deadlines[at] = deadlineNs;
     this.#slots[at] = slot;
@@ -66,6 +70,43 @@ export class DeadlineQueue {
     this.#tail = (this.#tail + 1) | 0;
     oldest[LAST] = deadlineNs;
     if (this.suffixCount++ === 0) oldest[SUFFIX] = deadlineNs;
+  }
+
+  /**
+   * Pushes `count` arrivals (protocol/scratch.ts) that are linked from number `first` on, the words of number 0 being at `arrivals`. `inOrder`: none has
+   * an earlier deadline than the one before it.
+   */
+  pushLinked(i32: Int32Array, f64: Float64Array, arrivals: number, first: number, count: number, inOrder: boolean): void {
+    const oldest = this.oldest;
+    let at = arrivals + first * ARRIVAL_WORDS;
+    const firstDeadlineNs = f64[(at >> 1) + ARRIVAL_DEADLINE_NS]!;
+    if (!inOrder || (firstDeadlineNs < oldest[LAST]! && this.prefixCount + this.suffixCount > 0)) {
+      for (let left = count; left > 0; left--) {
+        this.push(i32[at + ARRIVAL_SLOT]!, f64[(at >> 1) + ARRIVAL_DEADLINE_NS]!);
+        at = arrivals + i32[at + ARRIVAL_NEXT]! * ARRIVAL_WORDS;
+      }
+      return;
+    }
+    if (((this.#tail - this.#head) | 0) + count - 1 > this.#mask) this.#makeRoom(count);
+    const deadlines = this.#deadlines;
+    const slots = this.#slots;
+    const positions = this.#positions;
+    const mask = this.#mask;
+    let tail = this.#tail;
+    let deadlineNs = firstDeadlineNs;
+    for (let left = count; left > 0; left--) {
+      const slot = i32[at + ARRIVAL_SLOT]!;
+      deadlineNs = f64[(at >> 1) + ARRIVAL_DEADLINE_NS]!;
+      deadlines[tail & mask] = deadlineNs;
+      slots[tail & mask] = slot;
+      positions[slot] = tail & POSITION_MASK;
+      tail = (tail + 1) | 0;
+      at = arrivals + (i32[at + ARRIVAL_NEXT]!) * ARRIVAL_WORDS;
+    }
+    this.#tail = tail;
+    oldest[LAST] = deadlineNs;
+    if (this.suffixCount === 0) oldest[SUFFIX] = firstDeadlineNs;
+    this.suffixCount += count;
   }
 
   /** Passes the oldest of the suffix over to the prefix. The suffix must not be empty. */
@@ -200,11 +241,12 @@ export class DeadlineQueue {
     this.oldest[part] = top < ring ? top : ring;
   }
 
-  /** The ring is full: close the gaps that cancelled requests have left, or double it. Amortised O(1) per push. */
-  #makeRoom(): void {
+  /** `count` more do not fit into the ring: close the gaps that cancelled requests have left, or make it larger. Amortised O(1) per push. */
+  #makeRoom(count: number): void {
     const capacity = this.#mask + 1;
     const live = this.prefixCount + this.suffixCount - this.#prefixHeap.count - this.#suffixHeap.count;
-    const grown = live > capacity / 2 ? 2 * capacity : capacity;
+    let grown = capacity;
+    while (live + count - 1 > grown / 2) grown *= 2;
     const deadlines = new Float64Array(grown);
     const slots = new Int32Array(grown);
     const mask = grown - 1;

@@ -9,7 +9,7 @@
  * no client can have read an outcome and used its slot again, and by then the intent is over.
  */
 import { Doorbell } from '../ringbuf/doorbell.js';
-import { HistogramTable } from '../ringbuf/log-linear.js';
+import { BUCKETS, HistogramTable } from '../ringbuf/log-linear.js';
 import { RingWriter } from '../ringbuf/spsc-ring.js';
 import { OUTCOME, outcomeOf, packOutcome } from '../protocol/outcome.js';
 import { COMPLETION } from '../protocol/records.js';
@@ -31,6 +31,7 @@ import {
   SLOT_WORDS,
 } from '../protocol/tables.js';
 import { MODEL_MASK } from '../protocol/specs.js';
+import type { InnerLoops } from './inner-loops.js';
 import { STATUS_OK } from '../protocol/records.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
@@ -76,8 +77,6 @@ export const LEDGER_END = 2;
 
 const { deadlineNs: DEADLINE, budgetNs: BUDGET, generation: GENERATION, model: SLOT_MODEL } = SLOT.at;
 const { outcomeGeneration: OUTCOME_GENERATION, outcome: OUTCOME_WORD, endedNs: ENDED } = SLOT.at;
-const WORDS = SLOT_WORDS;
-const DOUBLES = SLOT_DOUBLES;
 const COUNTER_DOUBLES = SHARD_MODEL.words / 2;
 
 export class Ledger {
@@ -89,11 +88,11 @@ export class Ledger {
   readonly #slotDouble: number;
   /** Slots of cancelled requests in closed batches: while there are none, the ends of batches need not look for them. */
   readonly #cancelledRunning = new Set<number>();
-  /** Whether all requests of the batch that was looked at last are of one client. */
-  #oneClient = false;
   readonly #counters: number;
   readonly #models: number;
   readonly #histograms: HistogramTable;
+  readonly #histogramsAt: number;
+  readonly #loops: InnerLoops;
   readonly #slotShift: number;
   readonly #lanes: RingWriter[];
   readonly #bells: Doorbell[];
@@ -102,7 +101,8 @@ export class Ledger {
   readonly #intent: number;
   readonly #headers: number;
 
-  constructor(memory: SharedMemory, shard: number) {
+  constructor(memory: SharedMemory, shard: number, loops: InnerLoops) {
+    this.#loops = loops;
     this.i32 = new Int32Array(memory.buffer);
     this.f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#f32 = new Float32Array(memory.buffer);
@@ -111,6 +111,7 @@ export class Ledger {
     this.#counters = memory.shardModels >> 3;
     this.#models = memory.limits.models;
     this.#histograms = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * this.#models);
+    this.#histogramsAt = memory.histograms >> 2;
     this.#slotShift = memory.config.slotShift;
     this.#lanes = memory.clients.map((client) => new RingWriter(client.completions[shard]!));
     this.#bells = memory.clients.map((client) => new Doorbell(memory.buffer, client.bell));
@@ -208,26 +209,23 @@ export class Ledger {
     const start = this.cells[LEDGER_START]!;
     const end = this.cells[LEDGER_END]!;
     const place = packOutcome(0, size, i32[headerAt + BATCH_GPU]!);
-    const late = this.#countLate(slotsAt, size);
+    let late = 0;
     let cancelled = 0;
-    let cancelledLate = 0;
-    if (late === 0 && status === STATUS_OK && this.#cancelledRunning.size === 0 && this.#oneClient) {
+    if (status === STATUS_OK && this.#cancelledRunning.size === 0 && this.#loops.late(slotsAt, size, this.#slotShift, end) === 0) {
       this.#endAll(slotsAt, size, model, place | OUTCOME.completed, i32[slotsAt]! >> this.#slotShift);
     } else {
       for (let i = 0; i < size; i++) {
         const slot = i32[slotsAt + i]!;
         const isLate = end > this.f64[this.#slotDouble + slot * SLOT_DOUBLES + DEADLINE]!;
         let outcome: number = status !== STATUS_OK ? OUTCOME.failed : isLate ? OUTCOME.late : OUTCOME.completed;
-        if (this.#cancelledRunning.size > 0 && this.#cancelledRunning.delete(slot)) {
-          outcome = OUTCOME.cancelled;
-          cancelled++;
-          if (isLate) cancelledLate++;
-        }
+        if (this.#cancelledRunning.size > 0 && this.#cancelledRunning.delete(slot)) outcome = OUTCOME.cancelled;
+        if (outcome === OUTCOME.late) late++;
+        if (outcome === OUTCOME.cancelled) cancelled++;
         const ended = this.#end(slot, model, place | outcome, end, end - start);
         this.#histograms.record(HISTOGRAM.wait * this.#models + model, ended - (end - start));
       }
     }
-    this.#count(model, size - cancelled, status, late - cancelledLate, cancelled);
+    this.#count(model, size - cancelled, status, late, cancelled);
   }
 
   /** As `#endEach`, one by one: what has its outcome has it for good, and is counted by it. */
@@ -250,57 +248,17 @@ export class Ledger {
     }
   }
 
-  /**
-   * How many of a batch have ended after their deadline, and whether one client has sent them all. A loop of its own, and first: it is short enough for the
-   * processor to have many of its cache misses under way at once, and the loop after it finds the lines at hand.
-   */
-  #countLate(slotsAt: number, size: number): number {
-    const i32 = this.i32;
-    const f64 = this.f64;
-    const base = this.#slotDouble + DEADLINE;
-    const end = this.cells[LEDGER_END]!;
-    const first = i32[slotsAt]!;
-    let late = 0;
-    let differing = 0;
-    for (let i = 0; i < size; i++) {
-      const slot = i32[slotsAt + i]!;
-      differing |= slot ^ first;
-      if (end > f64[base + slot * DOUBLES]!) late++;
-    }
-    this.#oneClient = differing >> this.#slotShift === 0;
-    return late;
-  }
-
-  /** `#end` for a whole batch with one outcome and one client, with all that is the same in locals: half the time. */
+  /** `#end` for a whole batch with one outcome and one client. */
   #endAll(slotsAt: number, size: number, model: number, packed: number, client: number): void {
     const lane = this.#lanes[client]!;
-    const i32 = this.i32;
-    const f32 = this.#f32;
-    const f64 = this.f64;
-    const slotWord = this.#slotWord;
-    const slotDouble = this.#slotDouble;
     const endNs = this.cells[LEDGER_END]!;
     const durationNs = endNs - this.cells[LEDGER_START]!;
-    const histograms = this.#histograms;
-    const waitRow = HISTOGRAM.wait * this.#models + model;
-    if (lane.room(size) < size) throw new Error('completion lane is full: more completions than slots');
-    for (let i = 0; i < size; i++) {
-      const slot = i32[slotsAt + i]!;
-      const word = slotWord + slot * WORDS;
-      const endedNs = endNs - f64[slotDouble + slot * DOUBLES + DEADLINE]! + f32[word + BUDGET]!;
-      const generation = i32[word + GENERATION]!;
-      f32[word + ENDED] = endedNs;
-      i32[word + OUTCOME_WORD] = packed;
-      i32[word + OUTCOME_GENERATION] = generation;
-      const at = lane.claim();
-      i32[at + COMPLETION_SLOT] = slot;
-      i32[at + COMPLETION_GENERATION] = generation;
-      i32[at + COMPLETION_OUTCOME] = packed;
-      i32[at + COMPLETION_MODEL] = model;
-      f64[(at >> 1) + COMPLETION_END_NS] = endNs;
-      f32[at + COMPLETION_ENDED_NS] = endedNs;
-      f32[at + COMPLETION_DURATION_NS] = durationNs;
-      histograms.record(waitRow, endedNs - durationNs);
+    const waits = this.#histogramsAt + (HISTOGRAM.wait * this.#models + model) * BUCKETS;
+    if (lane.claimMany(size) < size) throw new Error('completion lane is full: more completions than slots');
+    for (let k = 0; k < size;) {
+      const stretch = lane.claimedInARow(k, size - k);
+      this.#loops.end(slotsAt + k, stretch, model, packed, lane.claimed(k), waits, endNs, durationNs);
+      k += stretch;
     }
     this.#pending[client]! += size;
   }

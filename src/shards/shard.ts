@@ -26,6 +26,7 @@ import { OUTCOME } from '../protocol/outcome.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, GRANT, GRANT_EARLY, REQUEST } from '../protocol/records.js';
 import { ArrivalRecorder } from '../protocol/recording.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
+import { ARRIVAL, INTAKE, MOST_TAKEN } from '../protocol/scratch.js';
 import {
   CLIENT_FREE,
   CLIENT_STATE_MASK,
@@ -44,6 +45,7 @@ import { slopeOf } from '../protocol/slope.js';
 import { BATCH, BATCH_OPEN, CLIENT_MODEL, passedOn, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
 import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
+import { type InnerLoops, innerLoops } from './inner-loops.js';
 import { Ledger, LEDGER_END, LEDGER_NOW, LEDGER_START } from './ledger.js';
 import { firstTargetBatch, RateMeter, SAMPLE_NS, targetBatch } from './rate-meter.js';
 import { openRows, slotsOfRow, survey } from './survey.js';
@@ -89,6 +91,8 @@ const {
   stamp: CANDIDATE_STAMP,
 } = CANDIDATE.at;
 const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, grantedNs: GRANT_GRANTED_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
+const { deadlineNs: ARRIVAL_DEADLINE_NS, next: ARRIVAL_NEXT, slot: ARRIVAL_SLOT } = ARRIVAL.at;
+const { count: INTAKE_COUNT, earliestNs: INTAKE_EARLIEST_NS, first: INTAKE_FIRST, inOrder: INTAKE_IN_ORDER } = INTAKE.at;
 const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
 const {
   answered: SHARD_MODEL_ANSWERED,
@@ -109,9 +113,6 @@ const {
 
 /** A request with this share of its time left is fresh. */
 const FRESH_SHARE = 0.875;
-
-/** Requests taken from one lane per poll. Bounds it to about 100 µs, since grants must not wait longer for their answers. */
-const REQUESTS_PER_POLL = 2048;
 
 /** What `#window` computes for the batch at hand. */
 const WINDOW_EARLIEST = 0;
@@ -156,6 +157,8 @@ const UNKNOWN = -1;
 const NOT_MINE = -1;
 const NO_MORE = -2;
 
+const ARRIVAL_WORDS = ARRIVAL.words;
+const INTAKE_WORDS = INTAKE.words;
 const MODEL_WORDS = SHARD_MODEL.words;
 const CONTROL_AT = MARGIN_CONTROL;
 const TRANSFER_AT = MARGIN_TRANSFER;
@@ -214,6 +217,12 @@ export class ShardRole implements Role {
   readonly #window = new Float64Array(16);
   /** By model; models of other shards have none. */
   readonly #queues: DeadlineQueue[] = [];
+  readonly #loops: InnerLoops;
+  /** Word indices of what the loops work on. */
+  readonly #intakeAt: number;
+  readonly #arrivalsAt: number;
+  readonly #touchedAt: number;
+  readonly #oddAt: number;
   readonly #latencies: Float64Array[] = [];
   /** What is known of the specs: their version, and that of each model's. */
   #version = 0;
@@ -291,7 +300,8 @@ export class ShardRole implements Role {
     this.#mailboxes = new Mailboxes(memory.buffer, memory.candidates, models, CANDIDATE.bytes);
     this.#dirty = new DirtyBitmap(memory.buffer, memory.candidateDirty, models);
     this.#dispatcherBell = new Doorbell(memory.buffer, memory.dispatcherBell);
-    this.#ledger = new Ledger(memory, shard);
+    this.#loops = innerLoops(memory, shard);
+    this.#ledger = new Ledger(memory, shard, this.#loops);
     this.#recorder = memory.recording === null ? null : new ArrivalRecorder(memory, memory.recording, shard);
 
     this.#meter = new RateMeter(models);
@@ -299,7 +309,12 @@ export class ShardRole implements Role {
     this.#timers = new TimeTree(models);
     this.#isArmed = new Uint8Array(models);
     this.#versions = new Int32Array(models);
-    this.#tags = new Int32Array(models).fill(NOT_MINE);
+    this.#tags = new Int32Array(memory.buffer, place.scratch.tags, models).fill(NOT_MINE);
+    this.#intakeAt = place.scratch.intake >> 2;
+    this.#arrivalsAt = place.scratch.arrivals >> 2;
+    this.#touchedAt = place.scratch.touched >> 2;
+    this.#oddAt = place.scratch.odd >> 2;
+    for (let model = 0; model < models; model++) this.#i32[this.#intakeAt + model * INTAKE_WORDS + INTAKE_COUNT] = 0;
     this.#states = new Uint8Array(models);
     this.#sloNs = new Float64Array(models);
     this.#maxBatch = new Int32Array(models);
@@ -563,7 +578,7 @@ export class ShardRole implements Role {
     for (let k = 0; k < clients.length; k++) {
       const client = clients[k]!;
       const lane = this.#requests[client]!;
-      const count = lane.available(REQUESTS_PER_POLL);
+      const count = lane.available(MOST_TAKEN);
       if (count === 0) continue;
       if (this.#recorder !== null) this.#recorder.recordLane(lane, count);
       if (this.#closing) this.#refuseAll(lane, count);
@@ -581,7 +596,7 @@ export class ShardRole implements Role {
    */
   #shedShare(client: number, lane: RingReader, count: number): number {
     const { shedShare } = this.#config;
-    if (shedShare === 0 || count < REQUESTS_PER_POLL) {
+    if (shedShare === 0 || count < MOST_TAKEN) {
       this.#shedding[client] = 0;
       return 0;
     }
@@ -598,59 +613,97 @@ export class ShardRole implements Role {
    */
   #admit(lane: RingReader, count: number, shedShare: number): void {
     const i32 = this.#i32;
-    const f32 = this.#f32;
+    for (let k = 0; k < count;) {
+      const stretch = lane.inARow(k, count - k);
+      const found = this.#loops.takeIn(lane.word(k), stretch);
+      const touched = found & 0xffff;
+      const odd = found >>> 16;
+      for (let i = 0; i < touched; i++) this.#admitArrivals(i32[this.#touchedAt + i]!, shedShare);
+      for (let i = 0; i < odd; i++) this.#admitOdd(i32[this.#oddAt + i]!);
+      k += stretch;
+    }
+  }
+
+  /** Queues what has arrived for a model: all at once, unless one of them may have to be turned away. */
+  #admitArrivals(model: number, shedShare: number): void {
+    const i32 = this.#i32;
     const f64 = this.#f64;
-    const cancelWord = this.#cancelWord;
-    const admitted = this.#admitted;
-    const tags = this.#tags;
-    const queues = this.#queues;
-    const isTouched = this.#isTouched;
-    const quietUpTo = this.#quietUpTo;
-    const queuedAt = (this.#rowsAt >> 1) + SHARD_MODEL_QUEUED;
-    const nextTickNs = this.#meter.nextTickNs;
-    const arrivals = this.#meter.arrivals;
-    const maxQueue = this.#maxQueue;
-    const aloneNs = this.#aloneNs;
-    const slotWord = this.#slotWord;
-    const slotDouble = this.#slotDouble;
-    const laneWords = lane.i32;
+    const row = this.#intakeAt + model * INTAKE_WORDS;
+    const count = i32[row + INTAKE_COUNT]!;
+    i32[row + INTAKE_COUNT] = 0;
     const now = this.cells[CELL_NOW]!;
-    const soonestStartNs = now + f64[this.#marginsAt + CONTROL_AT]! + f64[this.#marginsAt + TRANSFER_AT]!;
-    for (let k = 0; k < count; k++) {
-      const at = lane.word(k);
-      const slot = laneWords[at + REQUEST_SLOT]!;
-      const word = slotWord + slot * SLOT_WORDS;
-      const generation = i32[word + SLOT_GENERATION]!;
-      if (laneWords[at + REQUEST_GENERATION] !== generation) {
-        this.#skipRepeated(slot, laneWords[at + REQUEST_GENERATION]!, generation);
-        continue;
-      }
-      const tag = i32[word + SLOT_MODEL]!;
-      const model = tag & MODEL_MASK;
-      if (admitted[slot] === generation) continue; // it came by another way already
-      if (tags[model] !== tag) {
-        this.#pass(slot, model);
-        continue;
-      }
-      const deadline = f64[slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!;
-      // The rate meter must be up to date before the request is counted.
-      if (now >= nextTickNs[model]! || nextTickNs[model] === Infinity) this.#meterIsDue(model, now);
-      arrivals[model]!++;
-      const queue = queues[model]!;
-      admitted[slot] = generation;
-      if (i32[cancelWord + slot] === generation) {
-        this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
-      } else if (deadline < soonestStartNs + aloneNs[model]! && this.#dropPolicy[model] !== DROP_NEVER) {
+    // The rate meter must be up to date before requests are counted.
+    if (now >= this.#meter.nextTickNs[model]! || this.#meter.nextTickNs[model] === Infinity) this.#meterIsDue(model, now);
+    this.#meter.arrivals[model]! += count;
+    const queue = this.#queues[model]!;
+    const first = i32[row + INTAKE_FIRST]!;
+    const earliestNs = f64[(row >> 1) + INTAKE_EARLIEST_NS]!;
+    if (shedShare > 0 || earliestNs < this.#soonestEndNs(model) || queue.prefixCount + queue.suffixCount + count > this.#maxQueue[model]!) {
+      this.#admitEach(model, first, count, shedShare);
+      return;
+    }
+    const isQuiet = this.#isQuiet(model, count, earliestNs);
+    queue.pushLinked(i32, f64, this.#arrivalsAt, first, count, i32[row + INTAKE_IN_ORDER] === 1);
+    if (!isQuiet) this.#touch(model);
+  }
+
+  /** Whether `count` more, none due before `earliestNs`, change nothing. Then they are counted here: nobody looks at the model again for them. */
+  #isQuiet(model: number, count: number, earliestNs: number): boolean {
+    const queue = this.#queues[model]!;
+    if (queue.suffixCount + count > this.#quietUpTo[model]! || earliestNs < queue.oldest[SUFFIX]!) return false;
+    this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_QUEUED] = queue.suffixCount + count;
+    return true;
+  }
+
+  /** When a request that ran alone and at once would have ended. */
+  #soonestEndNs(model: number): number {
+    return this.cells[CELL_NOW]! + this.#f64[this.#marginsAt + CONTROL_AT]! + this.#f64[this.#marginsAt + TRANSFER_AT]! + this.#aloneNs[model]!;
+  }
+
+  #admitEach(model: number, first: number, count: number, shedShare: number): void {
+    const i32 = this.#i32;
+    const queue = this.#queues[model]!;
+    const now = this.cells[CELL_NOW]!;
+    const soonestEndNs = this.#soonestEndNs(model);
+    let at = this.#arrivalsAt + first * ARRIVAL_WORDS;
+    for (let left = count; left > 0; left--) {
+      const slot = i32[at + ARRIVAL_SLOT]!;
+      const deadlineNs = this.#f64[(at >> 1) + ARRIVAL_DEADLINE_NS]!;
+      const budgetNs = this.#f32[this.#slotWord + slot * SLOT_WORDS + SLOT_BUDGET_NS]!;
+      if (deadlineNs < soonestEndNs && this.#dropPolicy[model] !== DROP_NEVER) {
         // Not even alone and at once: what the policy would find out with more work, which is worst when there is least time.
-        this.#endHopeless(slot, model, f32[word + SLOT_BUDGET_NS]! < soonestStartNs - now + aloneNs[model]!);
-      } else if (queue.prefixCount + queue.suffixCount >= maxQueue[model]! || (shedShare > 0 && deadline - now < shedShare * f32[word + SLOT_BUDGET_NS]!)) {
+        this.#endHopeless(slot, model, budgetNs < soonestEndNs - now);
+      } else if (queue.count >= this.#maxQueue[model]! || (shedShare > 0 && deadlineNs - now < shedShare * budgetNs)) {
         this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
       } else {
-        const isQuiet = queue.suffixCount < quietUpTo[model]! && deadline >= queue.oldest[SUFFIX]!;
-        queue.push(slot, deadline);
-        if (isQuiet) f64[queuedAt + model * (MODEL_WORDS / 2)] = queue.suffixCount;
-        else if (isTouched[model] === 0) this.#touch(model);
+        const isQuiet = this.#isQuiet(model, 1, deadlineNs);
+        queue.push(slot, deadlineNs);
+        if (!isQuiet) this.#touch(model);
       }
+      at = this.#arrivalsAt + i32[at + ARRIVAL_NEXT]! * ARRIVAL_WORDS;
+    }
+  }
+
+  /** A record that is repeated, whose request came by another way, is cancelled, or is for a model that is not this shard's. */
+  #admitOdd(record: number): void {
+    const i32 = this.#i32;
+    const slot = i32[record + REQUEST_SLOT]!;
+    const word = this.#slotWord + slot * SLOT_WORDS;
+    const generation = i32[word + SLOT_GENERATION]!;
+    const tag = i32[word + SLOT_MODEL]!;
+    const model = tag & MODEL_MASK;
+    if (i32[record + REQUEST_GENERATION] !== generation) {
+      this.#skipRepeated(slot, i32[record + REQUEST_GENERATION]!, generation);
+    } else if (this.#admitted[slot] === generation) {
+      return;
+    } else if (this.#tags[model] !== tag) {
+      this.#pass(slot, model);
+    } else {
+      const now = this.cells[CELL_NOW]!;
+      if (now >= this.#meter.nextTickNs[model]! || this.#meter.nextTickNs[model] === Infinity) this.#meterIsDue(model, now);
+      this.#meter.arrivals[model]!++;
+      this.#admitted[slot] = generation;
+      this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
     }
   }
 

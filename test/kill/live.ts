@@ -44,6 +44,8 @@ export async function liveCopy(copies: Copies): Promise<LiveCopy> {
     ['export default function runScheduler(', 'function runScheduler('],
     ["import { SystemClock }", "import { listen } from '../kill.js'; export default function run(task) { listen(task); runScheduler(task); } import { SystemClock }"],
   ]);
+  // There are no kill points in what is compiled.
+  edit(copy, 'scheduler/engine', [['compiledLoops: true', 'compiledLoops: false']]);
   edit(copy, 'scheduler/host-thread', [
     ['this.#worker = worker;', 'this.#worker = worker; noteWorker(this.#options.task, worker);'],
     ['closeTimeout: STOP_TIMEOUT_MS,', `closeTimeout: STOP_TIMEOUT_MS, resourceLimits: { maxOldGenerationSizeMb: ${HEAP_MB}, maxYoungGenerationSizeMb: 4 },`],

@@ -51,7 +51,7 @@ let last: Promise<unknown> = Promise.resolve();
 
 /** Starts a scheduler and notes its threads: one after the other, since tests run beside each other. */
 function startAlone(create: () => Promise<Any>): Promise<Any> {
-  const result = last.then(async () => {
+  return alone(async () => {
     const workers: Worker[] = [];
     const note = (worker: Worker): number => workers.push(worker);
     process.on('worker', note);
@@ -60,6 +60,19 @@ function startAlone(create: () => Promise<Any>): Promise<Any> {
     workersOf.set(scheduler, workers);
     return scheduler;
   });
+}
+
+/** Ends a thread, acts while it is gone, and waits for its successor, while no other scheduler starts: it would take the successor for one of its own threads. */
+function endThread(scheduler: Any, thread: number, whileGone: () => void): Promise<void> {
+  return alone(async () => {
+    await workersOf.get(scheduler)![thread]!.terminate();
+    whileGone();
+    while (scheduler.stats().threads.every(({ replaced }) => replaced === 0)) await sleep(1);
+  });
+}
+
+function alone<T>(act: () => Promise<T>): Promise<T> {
+  const result = last.then(act);
   last = result.catch(() => {});
   return result;
 }
@@ -221,8 +234,7 @@ for (const [name, options, threads] of TOPOLOGIES) {
         await gate.started(1);
         results.push(...MODELS.map((model) => scheduler.submit(model.name, 2)));
         const change = scheduler.addDevice({ kind: 'callback', execute: gate.execute });
-        await workersOf.get(scheduler)![victim]!.terminate();
-        results.push(scheduler.submit('b', 3));
+        await endThread(scheduler, victim, () => results.push(scheduler.submit('b', 3)));
         await change;
         const all = Promise.all(results);
         while (scheduler.inFlight > 0) {

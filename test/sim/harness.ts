@@ -56,6 +56,8 @@ export interface Scenario {
   readonly interleave?: number;
   /** Whether what happens outside at an instant is seen together with what falls due then, or after that has settled. */
   readonly together?: boolean;
+  /** Whether the inner loops run as WebAssembly. */
+  readonly compiledLoops?: boolean;
   readonly events: readonly ScenarioEvent[];
 }
 
@@ -174,6 +176,7 @@ export function configOf(scenario: Scenario): SchedulerConfig {
     })),
     shards: scenario.shards,
     slotShift: scenario.slotShift,
+    compiledLoops: scenario.compiledLoops === true,
   });
   return { ...config, margins: { ...config.margins, ...scenario.margins } };
 }

@@ -45,7 +45,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes one request more into a queue than it may hold',
-    file: 'shards/shard', find: 'queue.prefixCount + queue.suffixCount >= maxQueue[model]', replace: 'queue.prefixCount + queue.suffixCount > maxQueue[model]',
+    file: 'shards/shard', find: 'queue.prefixCount + queue.suffixCount + count > this.#maxQueue[model]', replace: 'queue.prefixCount + queue.suffixCount + count > this.#maxQueue[model] + 1',
     caughtBy: 'right outcome',
   },
   {
@@ -140,12 +140,12 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes an earlier deadline for nothing new while a batch gathers',
-    file: 'shards/shard', find: ' && deadline >= queue.oldest[SUFFIX];', replace: ';',
+    file: 'shards/shard', find: ' || earliestNs < queue.oldest[SUFFIX])', replace: ')',
     caughtBy: 'policy',
   },
   {
     name: 'lets any number of requests come unseen',
-    file: 'shards/shard', find: 'const isQuiet = queue.suffixCount < quietUpTo[model]', replace: 'const isQuiet = quietUpTo[model] > 0',
+    file: 'shards/shard', find: 'if (queue.suffixCount + count > this.#quietUpTo[model]', replace: 'if (this.#quietUpTo[model] === 0',
     caughtBy: 'policy',
   },
   {
@@ -170,7 +170,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes the window before what it has passed over',
-    file: 'shards/deadline-queue', find: 'let left = count;', replace: 'let left = count;\n        while (left > 0 && this.suffixCount > 0) out[at + count - left--] = this.shift(SUFFIX);',
+    file: 'shards/deadline-queue', find: 'let left = count;\n        while (left > 0 && this.prefixCount > 0)', replace: 'let left = count;\n        while (left > 0 && this.suffixCount > 0) out[at + count - left--] = this.shift(SUFFIX);\n        while (left > 0 && this.prefixCount > 0)',
     caughtBy: 'oldest first',
   },
   {

@@ -97,6 +97,14 @@ describe('the decisions are the same', () => {
     }
   });
 
+  it('whether the inner loops are compiled or not', () => {
+    holds(scenarioArb({ slotShift: [5, 9], burst: 40, faulty: true }), (scenario) => {
+      const [script, compiled] = [sound(scenario), sound({ ...scenario, compiledLoops: true })];
+      assert.deepEqual(compiled.decisions, script.decisions);
+      assert.deepEqual(compiled.endings, script.endings);
+    }, 150);
+  });
+
   it('when the same is played twice', () => {
     holds(scenarioArb({ faulty: true }), (scenario) => {
       const [first, second] = [sound(scenario), sound(scenario)];

@@ -1,0 +1,127 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { LatencyProfile } from '#rubato/model/latency-profile.js';
+import { Random } from '#rubato/model/random.js';
+import { BUCKETS } from '#rubato/ringbuf/log-linear.js';
+import { COMPLETION, REQUEST } from '#rubato/protocol/records.js';
+import { INTAKE } from '#rubato/protocol/scratch.js';
+import { allocateSharedMemory, type SharedMemory } from '#rubato/protocol/shared-memory.js';
+import { SLOT, SLOT_WORDS } from '#rubato/protocol/tables.js';
+import { CompiledLoops, type InnerLoops, ScriptLoops } from '#rubato/shards/inner-loops.js';
+import { virtualConfig } from '#rubato/sim/virtual-host.js';
+
+const MODELS = 5;
+const SLOTS = 256;
+/** Where this test has its records and slot numbers: pieces that the loops do not use themselves. */
+const words = (memory: SharedMemory) => ({
+  records: (memory.clients[0]!.requests[0]!.byteOffset >> 2) + 64,
+  completions: (memory.clients[0]!.completions[0]!.byteOffset >> 2) + 64,
+  slotNumbers: memory.shards[0]!.batchSlots >> 2,
+  waits: memory.histograms >> 2,
+});
+
+function memoryOf(compiledLoops: boolean): SharedMemory {
+  const profile = LatencyProfile.linear({ alphaNs: 1000, betaNs: 1e6, maxBatch: SLOTS }, 'profile');
+  return allocateSharedMemory(virtualConfig({
+    models: Array.from({ length: MODELS }, (_, m) => ({ name: `m${m}`, sloNs: 2e7, profile: 0, maxBatch: SLOTS, dropPolicy: 0, condition: 0, maxQueue: 1000 })),
+    profiles: [profile.ns],
+    gpus: [{ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 }],
+    slotShift: Math.log2(SLOTS),
+    compiledLoops,
+  }));
+}
+
+/** Slots, marks and records as they may be, and as they must never be; the same for the same seed. */
+function fill(memory: SharedMemory, seed: number): void {
+  const random = new Random(seed);
+  const below = (n: number): number => Math.floor(random.uniform() * n);
+  const i32 = new Int32Array(memory.buffer);
+  const f32 = new Float32Array(memory.buffer);
+  const f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
+  const { admitted, scratch } = memory.shards[0]!;
+  const { records, slotNumbers } = words(memory);
+  for (let model = 0; model < MODELS; model++) i32[(scratch.tags >> 2) + model] = model === 4 ? -1 : model + 4096 * model;
+  const inOrder = random.uniform() < 0.5;
+  for (let slot = 0; slot < SLOTS; slot++) {
+    const word = (memory.slots >> 2) + slot * SLOT_WORDS;
+    const model = below(MODELS);
+    f64[(word >> 1) + SLOT.at.deadlineNs] = inOrder ? 1e9 + slot : 1e9 + below(50) * 1e5;
+    f32[word + SLOT.at.budgetNs] = [2e7, 1e3, 1e11, -1e6, NaN, 200 * random.uniform(), 1e6 + 2e7 * random.uniform()][below(7)]!;
+    i32[word + SLOT.at.generation] = below(3) - 1;
+    i32[word + SLOT.at.model] = model + 4096 * (random.uniform() < 0.9 ? model : 1);
+    i32[(admitted >> 2) + slot] = random.uniform() < 0.2 ? below(3) - 1 : 7;
+    i32[(memory.cancels >> 2) + slot] = random.uniform() < 0.2 ? below(3) - 1 : 9;
+    i32[slotNumbers + slot] = below(SLOTS);
+    const record = records + slot * REQUEST.words;
+    i32[record + REQUEST.at.slot] = below(SLOTS);
+    const generation = i32[(memory.slots >> 2) + i32[record + REQUEST.at.slot]! * SLOT_WORDS + SLOT.at.generation]!;
+    i32[record + REQUEST.at.generation] = random.uniform() < 0.9 ? generation : generation - 1;
+  }
+}
+
+/** What both did to a memory of their own, which began alike. Returns what `takeIn` answered. */
+function both(seed: number, run: (loops: InnerLoops, memory: SharedMemory) => number): number {
+  const script = memoryOf(false);
+  const compiled = memoryOf(true);
+  assert.ok(compiled.wasm !== null);
+  for (const memory of [script, compiled]) fill(memory, seed);
+  const answers = [run(new ScriptLoops(script, 0), script), run(new CompiledLoops(compiled, compiled.wasm, 0), compiled)];
+  assert.equal(answers[1], answers[0]);
+  const bytes = script.buffer.byteLength;
+  const apart = Buffer.from(compiled.buffer, 0, bytes).compare(Buffer.from(script.buffer));
+  assert.equal(apart, 0, `seed ${seed}: they have left different bytes`);
+  return answers[0]!;
+}
+
+describe('the inner loops, in TypeScript and as WebAssembly', () => {
+  it('take in what has come to the same lists, rows and marks, byte for byte', () => {
+    let touched = 0;
+    let odd = 0;
+    for (let seed = 1; seed <= 60; seed++) {
+      const found = both(seed, (loops, memory) => loops.takeIn(words(memory).records, 1 + (seed * 7) % SLOTS));
+      touched += found & 0xffff;
+      odd += found >>> 16;
+    }
+    assert.ok(touched > 100 && odd > 100, `${touched} models touched, ${odd} records listed`);
+  });
+
+  it('link all that they do not list, in the order of arrival', () => {
+    const memory = memoryOf(false);
+    fill(memory, 3);
+    const count = 200;
+    const found = new ScriptLoops(memory, 0).takeIn(words(memory).records, count);
+    const i32 = new Int32Array(memory.buffer);
+    let linked = 0;
+    for (let k = 0; k < (found & 0xffff); k++) {
+      const row = (memory.shards[0]!.scratch.intake >> 2) + i32[(memory.shards[0]!.scratch.touched >> 2) + k]! * INTAKE.words;
+      linked += i32[row + INTAKE.at.count]!;
+      assert.ok(i32[row + INTAKE.at.first]! <= i32[row + INTAKE.at.last]!);
+    }
+    assert.equal(linked + (found >>> 16), count);
+  });
+
+  it('end requests with the same words, completions and counts, byte for byte, also where times are impossible', () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      both(seed, (loops, memory) => {
+        const { slotNumbers, completions, waits } = words(memory);
+        const endNs = seed % 3 === 0 ? 1e9 - 2e7 : 1e9 + seed * 1e4;
+        loops.end(slotNumbers, 1 + (seed * 11) % SLOTS, 2, 0x1230 + seed, completions, waits + BUCKETS * 2, endNs, seed % 2 === 0 ? 1e6 : 1e6 / 3);
+        return new Int32Array(memory.buffer)[completions + COMPLETION.at.slot]!;
+      });
+    }
+  });
+
+  it('count who is late, and see whether all are of one client', () => {
+    const seen = new Set<number>();
+    for (let seed = 1; seed <= 30; seed++) {
+      for (const shift of [4, 8]) seen.add(both(seed, (loops, memory) => loops.late(words(memory).slotNumbers, 1 + (seed * 5) % 9, shift, 1e9 + 2e6)));
+    }
+    assert.ok(seen.has(-1) && seen.has(0) && seen.has(1) && seen.has(3), [...seen].join(' '));
+  });
+
+  it('are the same program: the module is what its source compiles to', () => {
+    execFileSync(process.execPath, [fileURLToPath(new URL('../../../scripts/wasm.mjs', import.meta.url)), '--check'], { stdio: 'pipe' });
+  });
+});
