@@ -4,7 +4,7 @@
  */
 import { SystemClock } from '../clock/clock.js';
 import { EmulatedDeviceRole } from '../devices/emulated.js';
-import { loadCudaStreams } from '../devices/cuda/native.js';
+import { loadCudaStreams, loadNative } from '../devices/cuda/native.js';
 import { CudaDeviceRole } from '../devices/cuda/role.js';
 import { DispatcherRole } from '../dispatch/dispatcher.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role } from '../protocol/role.js';
@@ -29,6 +29,8 @@ export default function runScheduler({ memory, thread, waiting, cuda }: Schedule
   const heartbeatAt = (memory.heartbeats + thread * LINE_BYTES) >> 2;
   const bell = new Doorbell(memory.buffer, memory.roleBells[thread]!);
   const waiter = new Waiter(waiting, clock, bell);
+  // Sleeps of this thread end when they should, not up to 50 µs later. One that spins never sleeps.
+  if (waiting !== 'spin') loadNative().native?.setTimerSlackNs(1);
   const streams = cuda === null ? null : loadCudaStreams();
   if (streams !== null) useFutex(streams);
   const devices = cuda === null || thread > 0 ? null : new CudaDeviceRole(memory, streams!, cuda);
