@@ -124,7 +124,10 @@ export class LookAhead {
   /** Time goes on: what has begun by now is folded together. */
   advance(nowNs: number): void {
     const bucket = Math.floor(nowNs / this.#bucketNs);
-    if (bucket === this.#cells[NOW]!) return;
+    if (bucket !== this.#cells[NOW]!) this.#advanceTo(bucket); // apart, so that V8 inlines the rest and the time is not boxed at every poll
+  }
+
+  #advanceTo(bucket: number): void {
     this.#placeAll(); // as seen from here
     this.#mostHolds = this.#whenHolds = false;
     if (bucket - this.#cells[NOW]! >= BUCKETS) {
