@@ -4,6 +4,7 @@
 #include "cuda_face.h"
 
 #include <map>
+#include <set>
 #include <thread>
 
 #include "attachment.h"
@@ -30,18 +31,20 @@ std::shared_ptr<Attachment> find(int number) {
   return found == table().attachments.end() ? nullptr : found->second;
 }
 
-// Lets go of one that is closed.
-bool settle(int number, Attachment& attachment) {
-  if (!attachment.settle()) return false;
+// Lets go of one that is closed. One that is stuck stays for ever.
+Attachment::End settle(int number, Attachment& attachment, std::string* stuck) {
+  const Attachment::End end = attachment.settle(stuck);
+  if (end != Attachment::End::kDone) return end;
   const std::lock_guard<std::mutex> lock(table().mutex);
   table().attachments.erase(number);
-  return true;
+  return end;
 }
 
 // What an environment holds for the attachments that it opened: the memory that native threads look into must not be
 // collected before they have let go of it.
 struct Held {
   std::map<int, std::pair<Napi::ObjectReference, Napi::ObjectReference>> memory;
+  std::set<int> givenUp;
 };
 
 constexpr double kCleanUpNs = 5e9;
@@ -52,9 +55,9 @@ void closeAll(const Held& held) {
     const std::shared_ptr<Attachment> attachment = find(number);
     if (attachment == nullptr) continue;
     attachment->close();
-    const double untilNs = monotonicNs() + kCleanUpNs;
-    // A device that hangs in the driver never does; its attachment stays in the table for it.
-    while (!settle(number, *attachment) && monotonicNs() < untilNs) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    const double untilNs = monotonicNs() + (held.givenUp.count(number) > 0 ? 0 : kCleanUpNs);
+    std::string stuck;
+    while (settle(number, *attachment, &stuck) == Attachment::End::kNotYet && monotonicNs() < untilNs) std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
 }
 
@@ -84,7 +87,7 @@ Napi::Value CudaOpen(const Napi::CallbackInfo& info) {
   return Napi::Number::New(env, number);
 }
 
-// cudaState(number) → 'opening' | 'ready' | 'closing' | 'closed' or the failure as { failure }
+// cudaState(number) → 'opening' | 'ready' | 'closing' | 'closed', or { failure }: of the opening, or the call that is stuck after the end
 Napi::Value CudaState(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const int number = numberOf(info);
@@ -96,7 +99,9 @@ Napi::Value CudaState(const Napi::CallbackInfo& info) {
     case Attachment::State::kReady: return Napi::String::New(env, "ready");
     case Attachment::State::kClosing: return Napi::String::New(env, "closing");
     case Attachment::State::kClosed: {
-      if (!settle(number, *attachment)) return Napi::String::New(env, "closing");
+      const Attachment::End end = settle(number, *attachment, &failure);
+      if (end == Attachment::End::kNotYet) return Napi::String::New(env, "closing");
+      if (end == Attachment::End::kStuck) break;
       env.GetInstanceData<Held>()->memory.erase(number);
       return Napi::String::New(env, "closed");
     }
@@ -124,6 +129,69 @@ Napi::Value CudaClose(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Attachment> attachment = find(numberOf(info));
   if (attachment != nullptr) attachment->close();
   return info.Env().Undefined();
+}
+
+// cudaGiveUp(number): nobody waits for the end any more
+Napi::Value CudaGiveUp(const Napi::CallbackInfo& info) {
+  info.Env().GetInstanceData<Held>()->givenUp.insert(numberOf(info));
+  return info.Env().Undefined();
+}
+
+// cudaStage(number, model)
+Napi::Value CudaStage(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  std::shared_ptr<const ModelSpec> spec;
+  const std::string problem = readModelSpec(info[1], &spec);
+  if (!problem.empty()) Napi::TypeError::New(info.Env(), "cudaStage(number, model): " + problem).ThrowAsJavaScriptException();
+  else if (attachment != nullptr && spec != nullptr) attachment->stage(std::move(spec));
+  return info.Env().Undefined();
+}
+
+// cudaSettleStaged(number, model: number, keep: boolean)
+Napi::Value CudaSettleStaged(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  if (attachment != nullptr) attachment->settleStaged(info[1].ToNumber().Uint32Value(), info[2].ToBoolean());
+  return info.Env().Undefined();
+}
+
+// cudaRemoveModel(number, model: number)
+Napi::Value CudaRemoveModel(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  if (attachment != nullptr) attachment->removeModel(info[1].ToNumber().Uint32Value());
+  return info.Env().Undefined();
+}
+
+// cudaAddDevice(number, gpu: number, row: number)
+Napi::Value CudaAddDevice(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  const int32_t row = info[2].ToNumber().Int32Value();
+  if (attachment == nullptr) return info.Env().Undefined();
+  if (row < 0 || static_cast<uint32_t>(row) >= attachment->places().gpus) {
+    Napi::RangeError::New(info.Env(), "cudaAddDevice(number, gpu, row): there is no such row").ThrowAsJavaScriptException();
+    return info.Env().Undefined();
+  }
+  attachment->addDevice({info[1].ToNumber().Int32Value(), row});
+  return info.Env().Undefined();
+}
+
+// cudaRemoveDevice(number, row: number)
+Napi::Value CudaRemoveDevice(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  if (attachment != nullptr) attachment->removeDevice(info[1].ToNumber().Int32Value());
+  return info.Env().Undefined();
+}
+
+// cudaChange(number) → null while the last change is under way, else { failure, file, field }
+Napi::Value CudaChange(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  Outcome outcome;
+  if (attachment == nullptr || attachment->isChanging(&outcome)) return env.Null();
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("failure", Napi::String::New(env, outcome.failure));
+  result.Set("file", Napi::String::New(env, outcome.file));
+  result.Set("field", Napi::String::New(env, outcome.field));
+  return result;
 }
 
 // cudaFault(number, gpu) → { what, isLost } | null
@@ -177,6 +245,13 @@ void exportCuda(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaTake", Napi::Function::New(env, CudaTake, "cudaTake"));
   exports.Set("cudaRunning", Napi::Function::New(env, CudaRunning, "cudaRunning"));
   exports.Set("cudaClose", Napi::Function::New(env, CudaClose, "cudaClose"));
+  exports.Set("cudaGiveUp", Napi::Function::New(env, CudaGiveUp, "cudaGiveUp"));
+  exports.Set("cudaStage", Napi::Function::New(env, CudaStage, "cudaStage"));
+  exports.Set("cudaSettleStaged", Napi::Function::New(env, CudaSettleStaged, "cudaSettleStaged"));
+  exports.Set("cudaRemoveModel", Napi::Function::New(env, CudaRemoveModel, "cudaRemoveModel"));
+  exports.Set("cudaAddDevice", Napi::Function::New(env, CudaAddDevice, "cudaAddDevice"));
+  exports.Set("cudaRemoveDevice", Napi::Function::New(env, CudaRemoveDevice, "cudaRemoveDevice"));
+  exports.Set("cudaChange", Napi::Function::New(env, CudaChange, "cudaChange"));
   exports.Set("cudaFault", Napi::Function::New(env, CudaFault, "cudaFault"));
   exports.Set("futexWait", Napi::Function::New(env, FutexWait, "futexWait"));
   exports.Set("futexWake", Napi::Function::New(env, FutexWake, "futexWake"));

@@ -16,6 +16,12 @@ bool resolve(void* library, const char* symbol, Function* into, std::string* rea
   return *into != nullptr;
 }
 
+template <typename... Args>
+bool resolve(void* library, const char* symbol, Call<Status(Args...)>* into, std::string* reason) {
+  into->name = symbol;
+  return resolve(library, symbol, &into->entry, reason);
+}
+
 bool resolveAll(void* library, Driver* to, std::string* reason) {
   return resolve(library, "cuInit", &to->init, reason) && resolve(library, "cuGetErrorName", &to->getErrorName, reason) &&
          resolve(library, "cuGetErrorString", &to->getErrorString, reason) && resolve(library, "cuDeviceGetCount", &to->deviceGetCount, reason) &&

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "call_watch.h"
+
 namespace rubato {
 
 using Status = int;
@@ -30,41 +32,54 @@ struct Copy2D {
 constexpr int kHostMemory = 1;
 constexpr int kDeviceMemory = 2;
 
+// An entry point. Whoever calls it is seen to be inside by the watch of its thread.
+template <typename Entry>
+struct Call;
+template <typename... Args>
+struct Call<Status(Args...)> {
+  Status (*entry)(Args...) = nullptr;
+  const char* name = "";
+  Status operator()(Args... args) const {
+    const InCall inside(name);
+    return entry(args...);
+  }
+};
+
 // The driver's entry points that are used, by the types of its stable C interface.
 struct Driver {
-  Status (*init)(unsigned flags);
+  Call<Status(unsigned flags)> init;
   Status (*getErrorName)(Status, const char**);
   Status (*getErrorString)(Status, const char**);
-  Status (*deviceGetCount)(int*);
-  Status (*deviceGet)(int*, int ordinal);
-  Status (*primaryCtxRetain)(Handle*, int device);
-  Status (*primaryCtxRelease)(int device);
-  Status (*ctxSetCurrent)(Handle);
-  Status (*streamCreate)(Handle*, unsigned flags);
-  Status (*streamDestroy)(Handle);
-  Status (*streamQuery)(Handle);
-  Status (*streamWaitEvent)(Handle stream, Handle event, unsigned flags);
-  Status (*streamBeginCapture)(Handle, int mode);
-  Status (*streamEndCapture)(Handle, Handle* graph);
-  Status (*eventCreate)(Handle*, unsigned flags);
-  Status (*eventDestroy)(Handle);
-  Status (*eventRecord)(Handle event, Handle stream);
-  Status (*eventQuery)(Handle);
-  Status (*eventElapsedTime)(float* ms, Handle start, Handle end);
-  Status (*memAlloc)(DevicePtr*, size_t);
-  Status (*memFree)(DevicePtr);
-  Status (*memHostRegister)(void*, size_t, unsigned flags);
-  Status (*memHostUnregister)(void*);
-  Status (*memcpyHtoD)(DevicePtr, const void*, size_t);
-  Status (*memcpy2DAsync)(const Copy2D*, Handle stream);
-  Status (*moduleLoadData)(Handle*, const void*);
-  Status (*moduleUnload)(Handle);
-  Status (*moduleGetFunction)(Handle*, Handle module, const char*);
-  Status (*launchKernel)(Handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Handle stream, void** args, void** extra);
-  Status (*graphInstantiate)(Handle* exec, Handle graph, unsigned long long flags);
-  Status (*graphLaunch)(Handle exec, Handle stream);
-  Status (*graphExecDestroy)(Handle);
-  Status (*graphDestroy)(Handle);
+  Call<Status(int*)> deviceGetCount;
+  Call<Status(int*, int ordinal)> deviceGet;
+  Call<Status(Handle*, int device)> primaryCtxRetain;
+  Call<Status(int device)> primaryCtxRelease;
+  Call<Status(Handle)> ctxSetCurrent;
+  Call<Status(Handle*, unsigned flags)> streamCreate;
+  Call<Status(Handle)> streamDestroy;
+  Call<Status(Handle)> streamQuery;
+  Call<Status(Handle stream, Handle event, unsigned flags)> streamWaitEvent;
+  Call<Status(Handle, int mode)> streamBeginCapture;
+  Call<Status(Handle, Handle* graph)> streamEndCapture;
+  Call<Status(Handle*, unsigned flags)> eventCreate;
+  Call<Status(Handle)> eventDestroy;
+  Call<Status(Handle event, Handle stream)> eventRecord;
+  Call<Status(Handle)> eventQuery;
+  Call<Status(float* ms, Handle start, Handle end)> eventElapsedTime;
+  Call<Status(DevicePtr*, size_t)> memAlloc;
+  Call<Status(DevicePtr)> memFree;
+  Call<Status(void*, size_t, unsigned flags)> memHostRegister;
+  Call<Status(void*)> memHostUnregister;
+  Call<Status(DevicePtr, const void*, size_t)> memcpyHtoD;
+  Call<Status(const Copy2D*, Handle stream)> memcpy2DAsync;
+  Call<Status(Handle*, const void*)> moduleLoadData;
+  Call<Status(Handle)> moduleUnload;
+  Call<Status(Handle*, Handle module, const char*)> moduleGetFunction;
+  Call<Status(Handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Handle stream, void** args, void** extra)> launchKernel;
+  Call<Status(Handle* exec, Handle graph, unsigned long long flags)> graphInstantiate;
+  Call<Status(Handle exec, Handle stream)> graphLaunch;
+  Call<Status(Handle)> graphExecDestroy;
+  Call<Status(Handle)> graphDestroy;
 
   // "CUDA_ERROR_OUT_OF_MEMORY (2: out of memory)"; a status that the driver cannot name keeps its number.
   std::string nameOf(Status) const;

@@ -1,8 +1,9 @@
-// The life of a device's thread, and what it does for whoever uses the device. The way of a batch is in gpu_batches.cc.
+// The life of a device's threads, and what they do for whoever uses the device. The way of a batch is in gpu_batches.cc.
 #include "gpu.h"
 
+#include <algorithm>
 #include <ctime>
-#include <map>
+#include <utility>
 
 #include "attachment.h"
 #include "timer_slack.h"
@@ -15,31 +16,24 @@ double monotonicNs() {
   return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
 }
 
-Gpu::Gpu(const Driver& driver, int ordinal) : driver_(driver), ordinal_(ordinal), maySpin_(std::thread::hardware_concurrency() > 2) {
-  thread_ = std::thread([this] { run(); });
-}
+Gpu::Gpu(const Driver& driver, int ordinal, double callLimitNs) : driver_(driver), ordinal_(ordinal), maySpin_(std::thread::hardware_concurrency() > 2), keeperLimitNs_(callLimitNs) {}
 
-void Gpu::submit(std::function<void()> command) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    commands_.push_back(std::move(command));
-    commanded_ = true;
-  }
-  wake();
-}
+void Gpu::begin() { spawn(&Gpu::keep); }
 
-void Gpu::wake() {
-  if (loadWord(&sleeping_) != 0 && __atomic_exchange_n(&sleeping_, 0, __ATOMIC_SEQ_CST) != 0) futexWake(&sleeping_);
-}
-
-void Gpu::stop() {
-  submit([this] { stopping_ = true; });
-  thread_.join();
+// Detached: one that is stuck in the driver can never be joined. Who waits for the end looks at `hasEnded`.
+void Gpu::spawn(void (Gpu::*part)()) {
+  std::thread([self = shared_from_this(), part] { ((*self).*part)(); }).detach();
 }
 
 std::string Gpu::fault() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return fault_;
+}
+
+// The first reason stands. Any thread; the runner is to hear of it (`takeFault`).
+void Gpu::lose(const std::string& why) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (fault_.empty()) fault_ = why + "; it takes a new process to use GPU " + std::to_string(ordinal_) + " again";
 }
 
 bool Gpu::ok(Status status, const char* call) {
@@ -49,17 +43,57 @@ bool Gpu::ok(Status status, const char* call) {
   return false;
 }
 
-void Gpu::run() {
-  setTimerSlackNs(1);
+// ------------------------------------------------------------------ the keeper
+
+void Gpu::keep() {
+  watchOfThread = &keeperCalls_;
   started_ = start();
+  if (!started_) startProblem_ = problem_;
   dead_ = !started_;
-  // Ends by `stop`.
-  while (!stopping_) {
-    bool worked = doCommands();
-    worked |= step();
-    if (!worked) rest();
+  runnerBegun_ = true;
+  spawn(&Gpu::run);
+  doJobs();
+}
+
+// In the place of a keeper whose call does not return.
+void Gpu::keepInstead() {
+  submit([this] { takeFault(); });
+  if (job_ != nullptr) job_->lost();
+  if (!runnerBegun_) {
+    runnerBegun_ = true;
+    dead_ = true;
+    spawn(&Gpu::run);
+  }
+  doJobs();
+}
+
+void Gpu::addJob(Job job) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  jobs_.push_back(std::make_shared<Job>(std::move(job)));
+  jobAdded_.notify_one();
+}
+
+// Ends when the runner has ended, which adds no more then.
+void Gpu::doJobs() {
+  for (;;) {
+    std::shared_ptr<Job> job;
+    bool isLost = !started_;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      jobAdded_.wait(lock, [this] { return !jobs_.empty() || runnerEnded_; });
+      if (jobs_.empty()) break;
+      job = jobs_.front();
+      jobs_.pop_front();
+      isLost |= !fault_.empty();
+    }
+    job_ = job;
+    keeperLimitNs_ = job->limitNs;
+    if (isLost) job->lost();
+    else job->work();
+    job_ = nullptr;
   }
   finish();
+  ended_ = true;
 }
 
 bool Gpu::start() {
@@ -68,7 +102,7 @@ bool Gpu::start() {
   if (!ok(driver_.deviceGet(&device, ordinal_), "cuDeviceGet")) return false;
   if (!ok(driver_.primaryCtxRetain(&context_, device), "cuDevicePrimaryCtxRetain")) return false;
   if (!ok(driver_.ctxSetCurrent(context_), "cuCtxSetCurrent")) return false;
-  for (Handle* stream : {&in_, &compute_, &out_}) {
+  for (Handle* stream : {&in_, &compute_, &out_, &load_}) {
     if (!ok(driver_.streamCreate(stream, kNonBlocking), "cuStreamCreate")) return false;
   }
   for (Batch& batch : batches_) {
@@ -90,13 +124,162 @@ bool Gpu::start() {
 
 // Of a lost device nothing can be given back: that takes a new process.
 void Gpu::finish() {
-  if ((dead_ && started_) || context_ == nullptr) return;
+  if (!fault().empty() || context_ == nullptr) return;
   for (Batch& batch : batches_) {
     for (Handle event : {batch.copied, batch.started, batch.computed, batch.returned}) if (event != nullptr) driver_.eventDestroy(event);
   }
   if (clock_.anchor() != nullptr) driver_.eventDestroy(clock_.anchor());
-  for (Handle stream : {in_, compute_, out_}) if (stream != nullptr) driver_.streamDestroy(stream);
+  for (Handle stream : {in_, compute_, out_, load_}) if (stream != nullptr) driver_.streamDestroy(stream);
   driver_.primaryCtxRelease(ordinal_);
+}
+
+void Gpu::loseByKeeper(const std::string& why) {
+  lose(why);
+  submit([this] { takeFault(); });
+}
+
+Outcome Gpu::lostOutcome() {
+  const std::string why = fault();
+  return {"GPU " + std::to_string(ordinal_) + ": " + (why.empty() ? startProblem_ : why), "", "", true};
+}
+
+Outcome Gpu::load(const std::shared_ptr<DeviceModel>& model) {
+  const std::string failure = model->load(load_);
+  if (failure.empty()) return {};
+  const bool isLost = isFatal(model->lastStatus());
+  if (isLost) loseByKeeper(failure);
+  return {"GPU " + std::to_string(ordinal_) + ": " + failure, model->spec().file, model->failedField(), isLost};
+}
+
+void Gpu::attach(Port* port, std::vector<std::shared_ptr<const ModelSpec>> specs) {
+  const auto work = [this, port, specs = std::move(specs)] {
+    Outcome outcome;
+    std::vector<std::shared_ptr<DeviceModel>> models;
+    for (const auto& spec : specs) {
+      if (!outcome.failure.empty()) break;
+      auto model = spec == nullptr ? nullptr : std::make_shared<DeviceModel>(driver_, spec);
+      if (model != nullptr) outcome = load(model);
+      if (outcome.failure.empty()) models.push_back(std::move(model));
+    }
+    if (outcome.failure.empty() && port->pinsArena) {
+      const std::string failure = pin(port);
+      if (!failure.empty()) outcome.failure = "GPU " + std::to_string(ordinal_) + ": " + failure;
+    }
+    finishLoading(port, std::move(models), std::move(outcome));
+  };
+  addJob({port->owner->places().callLimitNs, work, [this, port] { finishLoading(port, {}, lostOutcome()); }});
+}
+
+// The port is known to the runner in any case, so that it leaves as any other.
+void Gpu::finishLoading(Port* port, std::vector<std::shared_ptr<DeviceModel>> models, Outcome outcome) {
+  submit([this, port, models = std::move(models), outcome = std::move(outcome)] {
+    port->models = models;
+    ports_.push_back(port);
+    noteGrace();
+    port->owner->loaded(dead_ && outcome.failure.empty() ? lostOutcome() : outcome);
+  });
+}
+
+// Pages are pinned whole. One that another region has pinned already leaves this one as it is: copies are then slower.
+std::string Gpu::pin(Port* port) {
+  constexpr unsigned kPortable = 1;
+  constexpr uintptr_t kPage = 4096;
+  const Places& places = port->owner->places();
+  if (places.arenaBytes == 0) return "";
+  const uintptr_t from = reinterpret_cast<uintptr_t>(places.arena) / kPage * kPage;
+  const uintptr_t to = (reinterpret_cast<uintptr_t>(places.arena) + places.arenaBytes + kPage - 1) / kPage * kPage;
+  const Status status = driver_.memHostRegister(reinterpret_cast<void*>(from), to - from, kPortable);
+  port->isPinned = status == kSuccess;
+  if (status == kSuccess || status == kAlreadyRegistered) return "";
+  const std::string failure = "pinning " + std::to_string(to - from) + " bytes of tensors: cuMemHostRegister failed with " + driver_.nameOf(status);
+  if (isFatal(status)) loseByKeeper(failure);
+  return failure;
+}
+
+void Gpu::stage(Port* port, std::shared_ptr<const ModelSpec> spec) {
+  const auto model = std::make_shared<DeviceModel>(driver_, std::move(spec));
+  const auto tell = [port](const Outcome& outcome) { port->owner->changed(outcome); };
+  const auto work = [this, port, model, tell] {
+    const Outcome outcome = load(model);
+    submit([this, port, model, tell, outcome] {
+      if (outcome.failure.empty()) port->staged = model;
+      tell(dead_ && outcome.failure.empty() ? lostOutcome() : outcome);
+    });
+  };
+  // By way of the runner, which has noted the loss by then.
+  addJob({port->owner->places().callLimitNs, work, [this, tell] { submit([this, tell] { tell(lostOutcome()); }); }});
+}
+
+void Gpu::settle(Port* port, size_t number, bool keep) {
+  submit([port, number, keep] {
+    if (port->models.size() <= number) port->models.resize(number + 1);
+    if (keep) std::swap(port->models[number], port->staged);
+    port->retired.push_back({std::move(port->staged), true});
+    port->staged = nullptr;
+  });
+}
+
+void Gpu::retire(Port* port, size_t number) {
+  submit([port, number] {
+    port->retired.push_back({number < port->models.size() ? std::move(port->models[number]) : nullptr, true});
+    if (number < port->models.size()) port->models[number] = nullptr;
+  });
+}
+
+void Gpu::retireAll(Port* port) {
+  submit([port] {
+    for (auto& model : port->models) port->retired.push_back({std::move(model), false});
+    port->models.clear();
+    port->retired.push_back({nullptr, true});  // told last: the keeper frees in order
+  });
+}
+
+void Gpu::detach(Port* port) {
+  submit([port] { port->leaving = true; });
+}
+
+// ------------------------------------------------------------------ the runner
+
+void Gpu::run() {
+  watchOfThread = &runnerCalls_;
+  setTimerSlackNs(1);
+  if (started_) ok(driver_.ctxSetCurrent(context_), "cuCtxSetCurrent");
+  serve();
+}
+
+// In the place of a runner whose call does not return.
+void Gpu::runInstead() {
+  takeFault();
+  serve();
+}
+
+// Ends by `stop`.
+void Gpu::serve() {
+  while (!stopping_) {
+    bool worked = doCommands();
+    worked |= step();
+    if (!worked) rest();
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  runnerEnded_ = true;
+  jobAdded_.notify_one();
+}
+
+void Gpu::submit(std::function<void()> command) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    commands_.push_back(std::move(command));
+    commanded_ = true;
+  }
+  wake();
+}
+
+void Gpu::wake() {
+  if (loadWord(&sleeping_) != 0 && __atomic_exchange_n(&sleeping_, 0, __ATOMIC_SEQ_CST) != 0) futexWake(&sleeping_);
+}
+
+void Gpu::stop() {
+  submit([this] { stopping_ = true; });
 }
 
 bool Gpu::doCommands() {
@@ -111,41 +294,44 @@ bool Gpu::doCommands() {
   return true;
 }
 
-void Gpu::attach(Port* port, std::vector<std::shared_ptr<const ModelSpec>> specs) {
-  submit([this, port, specs = std::move(specs)] { load(port, specs); });
+void Gpu::noteGrace() {
+  double grace = 0;
+  for (const Port* port : ports_) grace = std::max(grace, port->owner->places().graceNs);
+  graceNs_ = grace;
 }
 
-void Gpu::load(Port* port, const std::vector<std::shared_ptr<const ModelSpec>>& specs) {
-  const std::string at = "GPU " + std::to_string(ordinal_) + ": ";
-  std::string failure = !started_ ? problem_ : dead_ ? fault() : "";
-  for (const auto& spec : specs) {
-    if (!failure.empty()) break;
-    auto model = spec == nullptr ? nullptr : std::make_unique<DeviceModel>(driver_, spec);
-    if (model != nullptr) failure = model->load(compute_);
-    if (failure.empty()) port->models.push_back(std::move(model));
+void Gpu::die(const std::string& why) {
+  lose(why);
+  takeFault();
+}
+
+void Gpu::takeFault() {
+  dead_ = true;
+  const std::string why = fault();
+  for (Port* port : ports_) port->owner->noteFault(port->row, why, true);
+}
+
+// Frees by the keeper, since a device may want to be idle for that.
+bool Gpu::freeRetired() {
+  bool worked = false;
+  for (Port* port : ports_) {
+    for (size_t i = 0; i < port->retired.size();) {
+      const auto [model, isAsked] = port->retired[i];
+      if (!dead_ && (model == nullptr ? i > 0 : model->inUse[0] || model->inUse[1])) {
+        i += 1;
+        continue;
+      }
+      port->retired.erase(port->retired.begin() + static_cast<std::ptrdiff_t>(i));
+      const auto tell = [port, isAsked = isAsked] { if (isAsked) port->owner->changed({}); };
+      const auto work = [model = model, tell] {
+        if (model != nullptr) model->unload(true);
+        tell();
+      };
+      addJob({port->owner->places().graceNs, work, tell});
+      worked = true;
+    }
   }
-  if (failure.empty() && port->pinsArena) failure = pin(port);
-  ports_.push_back(port);
-  port->owner->loaded(failure.empty() ? "" : at + failure);
-}
-
-// Pages are pinned whole. One that another region has pinned already leaves this one as it is: copies are then slower.
-std::string Gpu::pin(Port* port) {
-  constexpr unsigned kPortable = 1;
-  constexpr uintptr_t kPage = 4096;
-  const Places& places = port->owner->places();
-  if (places.arenaBytes == 0) return "";
-  const uintptr_t from = reinterpret_cast<uintptr_t>(places.arena) / kPage * kPage;
-  const uintptr_t to = (reinterpret_cast<uintptr_t>(places.arena) + places.arenaBytes + kPage - 1) / kPage * kPage;
-  const Status status = driver_.memHostRegister(reinterpret_cast<void*>(from), to - from, kPortable);
-  port->isPinned = status == kSuccess;
-  if (status == kSuccess || status == kAlreadyRegistered) return "";
-  ok(status, "cuMemHostRegister");
-  return "pinning " + std::to_string(to - from) + " bytes of tensors: " + problem_;
-}
-
-void Gpu::detach(Port* port) {
-  submit([port] { port->leaving = true; });
+  return worked;
 }
 
 bool Gpu::finishLeaving() {
@@ -153,83 +339,40 @@ bool Gpu::finishLeaving() {
     Port* port = ports_[i];
     if (!port->leaving || port->inFlight > 0) continue;
     while (port->lane.first() != nullptr) port->lane.pop();
-    for (auto& model : port->models) if (model != nullptr) model->unload(!dead_);
-    if (port->isPinned && !dead_) driver_.memHostUnregister(reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(port->owner->places().arena) / 4096 * 4096));
-    const auto owner = port->owner->shared_from_this();  // may otherwise end while it is told
+    std::vector<std::shared_ptr<DeviceModel>> models = std::move(port->models);
+    models.push_back(std::move(port->staged));
+    for (Retired& retired : port->retired) models.push_back(std::move(retired.model));
+    port->retired.clear();
     ports_.erase(ports_.begin() + static_cast<std::ptrdiff_t>(i));
-    owner->detached();
+    noteGrace();
+    const auto owner = port->owner->shared_from_this();  // may otherwise end while it is told
+    const auto tell = [owner, port] { owner->detached(port); };
+    const auto work = [this, owner, port, models = std::move(models), tell] {
+      for (const auto& model : models) if (model != nullptr) model->unload(true);
+      if (port->isPinned) driver_.memHostUnregister(reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(owner->places().arena) / 4096 * 4096));
+      tell();
+    };
+    addJob({owner->places().graceNs, work, tell});
     return true;
   }
   return false;
 }
 
-void Gpu::die(const std::string& why) {
-  if (dead_) return;
-  dead_ = true;
-  const std::string text = why + "; it takes a new process to use GPU " + std::to_string(ordinal_) + " again";
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    fault_ = text;
-  }
-  for (Port* port : ports_) port->owner->noteFault(port->row, text, true);
-}
+// ------------------------------------------------------------------ the watchdog
 
-// ------------------------------------------------------------------ the devices of the process
-
-namespace {
-
-struct Table {
-  struct Row {
-    std::shared_ptr<Gpu> gpu;
-    int users = 0;
+void Gpu::look(double now, double passedNs) {
+  const auto hangs = [&](CallWatch& calls, double limitNs, double notBeforeNs) {
+    if (calls.insideNs(passedNs) <= limitNs || now <= notBeforeNs || !calls.takeOver()) return false;
+    std::string call = calls.call();
+    const size_t version = call.find("_v2");
+    if (version != std::string::npos) call.resize(version);
+    stuck_ = true;
+    lose(call + " has not returned for " + std::to_string(static_cast<long>(limitNs / 1e6)) + " ms");
+    return true;
   };
-  std::mutex mutex;
-  std::map<std::pair<std::string, int>, Row> rows;
-  std::map<std::pair<std::string, int>, std::string> lost;
-};
-
-// Never destroyed: a thread that hangs in the driver outlives everything.
-Table& table() {
-  static Table* const all = new Table;
-  return *all;
-}
-
-}  // namespace
-
-std::shared_ptr<Gpu> acquireGpu(const std::string& library, int ordinal, std::string* reason) {
-  const Driver* driver = loadDriver(library, reason);
-  if (driver == nullptr) return nullptr;
-  int count = 0;
-  const Status status = driver->deviceGetCount(&count);
-  if (status != kSuccess || ordinal < 0 || ordinal >= count) {
-    *reason = status == kSuccess ? "there is no GPU " + std::to_string(ordinal) + ", the driver sees " + std::to_string(count) : "cuDeviceGetCount failed with " + driver->nameOf(status);
-    return nullptr;
-  }
-  Table& all = table();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto key = std::make_pair(library, ordinal);
-  const auto lost = all.lost.find(key);
-  if (lost != all.lost.end()) {
-    *reason = "GPU " + std::to_string(ordinal) + " was lost: " + lost->second;
-    return nullptr;
-  }
-  Table::Row& row = all.rows[key];
-  if (row.gpu == nullptr) row.gpu = std::shared_ptr<Gpu>(new Gpu(*driver, ordinal));
-  row.users += 1;
-  return row.gpu;
-}
-
-void releaseGpu(const std::string& library, std::shared_ptr<Gpu> gpu) {
-  Table& all = table();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto key = std::make_pair(library, gpu->ordinal());
-  Table::Row& row = all.rows[key];
-  row.users -= 1;
-  if (row.users > 0) return;
-  const std::string fault = gpu->fault();
-  if (!fault.empty()) all.lost[key] = fault;
-  all.rows.erase(key);
-  gpu->stop();  // idle: its thread ends within a turn
+  const double grace = graceNs_;
+  if (hangs(keeperCalls_, keeperLimitNs_, 0)) spawn(&Gpu::keepInstead);
+  if (hangs(runnerCalls_, grace, busyUntilNs_ + grace)) spawn(&Gpu::runInstead);
 }
 
 }  // namespace rubato

@@ -21,7 +21,8 @@ bool Gpu::step() {
   for (Port* port : ports_) port->seen = port->lane.pushed();
   if (dead_) {
     const bool lost = loseAll();
-    return finishLeaving() || lost;
+    const bool freed = !blocked_ && freeRetired();
+    return finishLeaving() || freed || lost;
   }
   bool worked = admit();
   if (head_ != tail_) {
@@ -31,6 +32,7 @@ bool Gpu::step() {
     worked |= takeReturned(now);
     if (!dead_ && head_ != tail_) watch(now);
   }
+  worked |= freeRetired();
   return worked | finishLeaving();
 }
 
@@ -148,6 +150,9 @@ bool Gpu::launch(double now) {
     if (batch.stage != Stage::kCopying) continue;
     if (batch.readyNs > now) break;
     batch.launchedNs = monotonicNs();
+    double busyNs = 0;
+    for (uint32_t other = head_; other != tail_; other += 1) busyNs += at(other).plan.issue.lengthNs;
+    busyUntilNs_ = batch.launchedNs + busyNs;
     const Handle graph = batch.model->graphFor(batch.set, static_cast<uint32_t>(batch.plan.issue.size));
     const bool launched = ok(driver_.streamWaitEvent(compute_, batch.copied, 0), "cuStreamWaitEvent") && ok(driver_.eventRecord(batch.started, compute_), "cuEventRecord") &&
                           ok(driver_.graphLaunch(graph, compute_), "cuGraphLaunch") && ok(driver_.eventRecord(batch.computed, compute_), "cuEventRecord");
@@ -253,6 +258,8 @@ bool Gpu::loseAll() {
   bool worked = false;
   while (head_ != tail_) {
     Batch& batch = at(head_);
+    // Copies out that are under way may still end, at any time.
+    if (batch.stage == Stage::kReturning || batch.stage == Stage::kDraining) batch.port->owner->keepCells(batch.plan.issue);
     blocked_ = !batch.port->owner->report(batch.port, batch.plan, kStatusLost, batch.launchedNs > 0 ? batch.launchedNs : now, now);
     if (blocked_) return worked;
     batch.port->inFlight -= 1;

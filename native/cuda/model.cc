@@ -4,7 +4,8 @@
 
 namespace rubato {
 
-std::string DeviceModel::problem(const std::string& what, Status status) const {
+std::string DeviceModel::problem(const std::string& what, Status status) {
+  lastStatus_ = status;
   return "model '" + spec_->name + "': " + what + " failed with " + driver_.nameOf(status);
 }
 
@@ -15,6 +16,7 @@ std::string DeviceModel::load(Handle stream) {
 }
 
 std::string DeviceModel::loadAll(Handle stream) {
+  field_ = "module";
   Status status = driver_.moduleLoadData(&module_, spec_->image.c_str());
   if (status != kSuccess) {
     module_ = nullptr;
@@ -22,6 +24,7 @@ std::string DeviceModel::loadAll(Handle stream) {
   }
   for (size_t i = 0; i < spec_->weights.size(); i += 1) {
     const std::string& bytes = spec_->weights[i];
+    field_ = "weights";
     DevicePtr at = 0;
     std::string failure = allocate(&at, bytes.size(), "the weights");
     if (!failure.empty()) return failure;
@@ -37,11 +40,15 @@ std::string DeviceModel::loadAll(Handle stream) {
       return failure;
     };
     std::string failure;
+    field_ = "inputs";
     for (const TensorSpec& tensor : spec_->inputs) if (failure.empty()) failure = take(inputs_[set], tensor.bytes, "the inputs");
+    if (failure.empty()) field_ = "outputs";
     for (const TensorSpec& tensor : spec_->outputs) if (failure.empty()) failure = take(outputs_[set], tensor.bytes, "the outputs");
+    if (failure.empty()) field_ = "scratch";
     for (const size_t bytes : spec_->scratchBytes) if (failure.empty()) failure = take(scratch_[set], bytes, "the scratch memory");
     for (const BucketSpec& bucket : spec_->buckets) {
       if (!failure.empty()) break;
+      field_ = "buckets";
       Handle exec = nullptr;
       failure = capture(stream, set, bucket, &exec);
       if (failure.empty()) graphs_[set].push_back(exec);
@@ -66,6 +73,7 @@ std::string DeviceModel::capture(Handle stream, int set, const BucketSpec& bucke
   for (const LaunchSpec& spec : bucket.launches) {
     if (failure.empty()) failure = launch(stream, set, spec);
   }
+  if (failure.empty()) field_ = "buckets";
   Handle graph = nullptr;
   status = driver_.streamEndCapture(stream, &graph);  // in any case: a stream left in capture takes nothing else
   if (status != kSuccess) return failure.empty() ? problem("capturing a graph", status) : failure;
@@ -79,6 +87,7 @@ std::string DeviceModel::capture(Handle stream, int set, const BucketSpec& bucke
 
 std::string DeviceModel::launch(Handle stream, int set, const LaunchSpec& spec) {
   Handle function = nullptr;
+  field_ = "launches";
   Status status = driver_.moduleGetFunction(&function, module_, spec.kernel.c_str());
   if (status != kSuccess) return problem("finding the kernel '" + spec.kernel + "' in " + spec_->file, status);
   std::vector<uint64_t> values(spec.args.size());

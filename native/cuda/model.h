@@ -62,6 +62,10 @@ class DeviceModel {
   // Only when its streams are idle. `usable`: the device still takes calls; otherwise its memory is lost with it.
   void unload(bool usable);
 
+  // Of a load that failed: what the driver said, and the field of the description that it was about.
+  Status lastStatus() const { return lastStatus_; }
+  const std::string& failedField() const { return field_; }
+
   const ModelSpec& spec() const { return *spec_; }
   DevicePtr input(int set, size_t index) const { return inputs_[set][index]; }
   DevicePtr output(int set, size_t index) const { return outputs_[set][index]; }
@@ -77,11 +81,13 @@ class DeviceModel {
   std::string allocate(DevicePtr* to, size_t bytes, const std::string& what);
   std::string capture(Handle stream, int set, const BucketSpec& bucket, Handle* exec);
   std::string launch(Handle stream, int set, const LaunchSpec& spec);
-  std::string problem(const std::string& what, Status status) const;
+  std::string problem(const std::string& what, Status status);
 
   const Driver& driver_;
   const std::shared_ptr<const ModelSpec> spec_;
   Handle module_ = nullptr;
+  Status lastStatus_ = kSuccess;
+  std::string field_;  // that is being loaded
   std::vector<DevicePtr> owned_;
   std::vector<DevicePtr> inputs_[kSets], outputs_[kSets], scratch_[kSets], weights_;
   std::vector<Handle> graphs_[kSets];  // by bucket

@@ -74,8 +74,10 @@ void readPlaces(Reader& read, const Napi::Value& given, Places* to) {
   to->bell = read.size(given, "bell");
   to->cells = read.size(given, "cells");
   to->slots = read.word(given, "slots");
+  to->gpus = read.word(given, "gpus");
   to->originNs = read.number(given, "originNs");
   to->graceNs = read.number(given, "graceNs");
+  to->callLimitNs = read.number(given, "callLimitNs");
   read.list(given, "shards", [&](const Napi::Value& shard) {
     to->shards.push_back({read.size(shard, "batchSlots"), read.word(shard, "stride"), read.word(shard, "rows")});
   });
@@ -162,9 +164,16 @@ std::string readOpenOptions(const Napi::Value& given, OpenOptions* to) {
   readPlaces(read, given, &to->places);
   checkLayout(read, given);
   read.list(given, "devices", [&](const Napi::Value& device) {
-    to->devices.push_back({static_cast<int>(read.word(device, "gpu")), static_cast<int>(std::min<uint32_t>(read.word(device, "row"), 65535))});
+    to->devices.push_back({static_cast<int>(read.word(device, "gpu")), static_cast<int>(read.word(device, "row"))});
+    if (to->devices.back().row < 0 || static_cast<uint32_t>(to->devices.back().row) >= to->places.gpus) read.refuse("row", "one that there is");
   });
   read.list(given, "models", [&](const Napi::Value& model) { to->models.push_back(readModel(read, model)); });
+  return read.problem;
+}
+
+std::string readModelSpec(const Napi::Value& given, std::shared_ptr<const ModelSpec>* to) {
+  Reader read;
+  *to = readModel(read, given);
   return read.problem;
 }
 

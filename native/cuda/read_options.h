@@ -15,5 +15,6 @@ struct OpenOptions {
 
 // Reads what src/devices/cuda/attachment.ts hands over. Answers the field that is not as it must be, or "".
 std::string readOpenOptions(const Napi::Value& given, OpenOptions* to);
+std::string readModelSpec(const Napi::Value& given, std::shared_ptr<const ModelSpec>* to);
 
 }  // namespace rubato

@@ -202,6 +202,11 @@ export class ClientPort {
     this.#i32[this.#cellWord + slot] = offset < 0 ? 0 : offset / CELL_UNIT + 1;
   }
 
+  /** Whether a CUDA device that is lost may still write to the cell of the request that has ended in `slot`: nobody may use it again. */
+  isCellKept(slot: number): boolean {
+    return this.#i32[this.#cellWord + slot]! < 0;
+  }
+
   /** Requests that were accepted and whose completion has not been read. */
   get inFlight(): number {
     return this.slots - this.#freeCount;

@@ -168,6 +168,12 @@ export function powerOfTwo(n: number): number {
   return power;
 }
 
+/**
+ * Behind the arena nothing lies for one page of the system: a CUDA device pins whole pages, and no page may be pinned for
+ * two schedulers. A copy from memory that is pinned in part is refused by the driver.
+ */
+const PINNED_PAGE_BYTES = 4096;
+
 class LanePlan extends BufferPlan {
   readonly lanes: { byteOffset: number; capacity: number; recordBytes: number }[] = [];
 
@@ -312,7 +318,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     cells,
     pages,
     pageCount,
-    arena: pageCount === 0 ? null : new SharedArrayBuffer(pageCount * PAGE_BYTES),
+    arena: pageCount === 0 ? null : new SharedArrayBuffer(pageCount * PAGE_BYTES + PINNED_PAGE_BYTES),
     recording: allocateRecording(config),
     clients: clients.map((client) => ({ ...client, requests: client.requests.map(place), completions: client.completions.map(place) })),
     shards: shards.map((shard) => ({ ...shard, grants: place(shard.grants), answers: place(shard.answers), batchDone: place(shard.batchDone) })),

@@ -408,9 +408,10 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
     const ran = (packed & 31) <= OUTCOME.late;
     // An emulated GPU computes nothing, and what others have left in the memory is nobody's business.
     const isEmulated = ran && this.#i32[(this.memory.gpuSpecs >> 2) + gpuOf(packed) * GPU_SPEC.words + GPU_SPEC.at.host] === HOST_EMULATED;
-    if (lease !== null) return lease.ended(ran, isEmulated);
+    const isKept = !ran && this.port.isCellKept(pending.slot);
+    if (lease !== null) return lease.ended(ran, isEmulated, isKept);
     const result = !ran || pending.aborted ? undefined : isEmulated ? zerosOf(layout) : copyOut(this.memory.arena!, cell, layout);
-    this.#cells!.give(model.number, cell);
+    if (!isKept) this.#cells!.give(model.number, cell);
     return result;
   }
 
@@ -505,7 +506,7 @@ export class Client<T extends SchedulerTypes = AnyModels> implements Typed<T> {
       if (pending === null || pending === undefined) continue;
       this.#pending[index] = null;
       if (pending.signal !== null) pending.signal.removeEventListener('abort', pending);
-      pending.lease?.ended(false, false);
+      pending.lease?.ended(false, false, false);
       pending.reject(reason);
     }
     for (const waiter of this.#waiters.splice(0)) waiter();

@@ -53,6 +53,8 @@ export class Lease<M extends ModelTypes = ModelTypes> {
   #state: State = 'reserved';
   #hasResult = false;
   #releaseIsDue = false;
+  /** A device that is lost may still write to the memory: it is neither used again nor given back. */
+  #isKept = false;
 
   /** @internal */
   constructor(host: LeaseHost, model: ModelEntry, cell: number) {
@@ -97,6 +99,7 @@ export class Lease<M extends ModelTypes = ModelTypes> {
   async submit(options: SubmitOptions = {}): Promise<M['output']> {
     this.#throwIfReleased('it was submitted');
     if (this.#state === 'in flight' || this.#state === 'abandoned') throw new LeaseError(this.model.name, 'it was submitted while its request is in flight');
+    if (this.#isKept) throw new LeaseError(this.model.name, 'a GPU was lost that may still write to its memory; release it and reserve another');
     const result = this.#host.submit(this, options); // throws when it is not accepted: nothing has changed then
     this.#state = 'in flight';
     this.#hasResult = false;
@@ -121,7 +124,7 @@ export class Lease<M extends ModelTypes = ModelTypes> {
   #give(): void {
     this.#state = 'released';
     forgotten.unregister(this);
-    this.#host.give(this);
+    if (!this.#isKept) this.#host.give(this);
   }
 
   #throwIfOver(): void {
@@ -138,7 +141,8 @@ export class Lease<M extends ModelTypes = ModelTypes> {
   }
 
   /** Its request has ended; returns the outputs. @internal */
-  ended(hasResult: boolean, isEmulated: boolean): M['output'] | undefined {
+  ended(hasResult: boolean, isEmulated: boolean, isKept: boolean): M['output'] | undefined {
+    this.#isKept ||= isKept;
     const wasAbandoned = this.#state === 'abandoned';
     this.#state = 'done';
     this.#hasResult = hasResult && !wasAbandoned;

@@ -3,6 +3,8 @@
  * the next is begun (protocol/specs.ts). Waiting is by looking again, since changes are rare.
  */
 import type { ExecuteBatch } from '../devices/callback.js';
+import type { CudaAttachment } from '../devices/cuda/attachment.js';
+import { checkLargest, type CudaModel } from '../devices/cuda/model-file.js';
 import { InvalidOptionError, type RubatoError } from '../model/errors.js';
 import { bytesForCells, PAGE_BYTES } from '../protocol/arena.js';
 import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, MARGIN_RESPONSE, mostMarginNs, type SharedMemory } from '../protocol/shared-memory.js';
@@ -44,20 +46,20 @@ export class LiveChanges {
   /** Numbers that were in use, the one that is free longest first. Others have never been. */
   readonly #freed: number[] = [];
   #firstUnused: number;
-  readonly #hasCuda: boolean;
+  readonly #cuda: CudaAttachment | null;
   /** Whether a name is being added. */
   readonly #coming = new Set<string>();
   #last: Promise<unknown> = Promise.resolve();
   #stopped: RubatoError | null = null;
 
-  constructor(engine: RoleHost, stats: StatsReader, options: ResolvedOptions) {
+  constructor(engine: RoleHost, stats: StatsReader, options: ResolvedOptions, cuda: CudaAttachment | null) {
     this.#engine = engine;
     this.#stats = stats;
     this.#i32 = new Int32Array(engine.memory.buffer);
     this.#f64 = new Float64Array(engine.memory.buffer, 0, engine.memory.buffer.byteLength >> 3);
     options.models.forEach((model, number) => this.#models.set(number, model));
     this.#firstUnused = options.models.length;
-    this.#hasCuda = options.cuda.length > 0;
+    this.#cuda = cuda;
   }
 
   /** The scheduler is gone: whatever is waited for will not come. */
@@ -87,7 +89,6 @@ export class LiveChanges {
   // ---------------------------------------------------------------- models
 
   async addModel(given: unknown, isTaken: (name: string) => boolean): Promise<AddedModel> {
-    if (this.#hasCuda) throw new InvalidOptionError('model', 'CUDA devices load their models at the start; put it into the options of createScheduler');
     const model = this.#resolve(given, 'model');
     const { name } = model.config;
     if (isTaken(name) || this.#coming.has(name)) throw new InvalidOptionError('model.name', `got '${name}', which is the name of another model already`);
@@ -113,6 +114,8 @@ export class LiveChanges {
     const isFresh = this.#firstUnused < models;
     const number = isFresh ? this.#firstUnused : this.#freed[0];
     if (number === undefined) throw new InvalidOptionError('maxModels', `all ${models} models are there; remove one first, or raise it in the options`);
+    this.#checkCuda(model, 'model');
+    if (model.cuda !== null) await this.#load(number, model.cuda);
     if (isFresh) this.#firstUnused++;
     else this.#freed.shift();
     const before = isFresh ? null : this.#stats.baseline(number);
@@ -145,6 +148,10 @@ export class LiveChanges {
       specs.setState(number, MODEL_NONE);
       await this.#publish();
       await this.#quiet(number); // the number's next owner must not find a grant under way
+      if (this.#cuda !== null) {
+        this.#cuda.removeModel(number);
+        await this.#until(() => !this.#cuda!.isChanging);
+      }
       this.#models.delete(number);
       this.#noteSlos();
       this.#freed.push(number);
@@ -159,14 +166,45 @@ export class LiveChanges {
     return this.#inTurn(async () => {
       const old = this.#models.get(number);
       if (old === undefined) throw new InvalidOptionError('model', `'${entry.name}' was removed meanwhile`);
-      const changed = this.#resolve({ ...old.given, ...changes }, 'changes');
-      const model = { ...changed, layout: old.layout };
+      const given = { ...old.given, ...changes };
+      // A folder that is not named again is not read again: the devices have what it was.
+      const reads = 'cuda' in changes;
+      const changed = this.#resolve(reads ? given : { ...given, cuda: undefined }, 'changes');
+      const model = { ...changed, layout: old.layout, cuda: reads ? changed.cuda : old.cuda, given };
+      this.#checkCuda(model, 'changes');
+      // Batches of the old size may still come.
+      if (model.cuda !== null) checkLargest(model.cuda, Math.max(model.config.maxBatch, old.config.maxBatch));
+      if (reads && model.cuda !== null) await this.#load(number, model.cuda);
       this.#models.set(number, model);
       this.#noteSlos();
       this.#engine.specs.writeModel(number, model.config, model.profile, this.#engine.specs.shardOf(number));
       await this.#publish();
       return model;
     });
+  }
+
+  #checkCuda(model: ResolvedModel, path: string): void {
+    if (model.cuda === null && this.#cuda?.hasDevices === true) {
+      throw new InvalidOptionError(`${path}.cuda`, `is missing; with a device of kind 'cuda' every model needs the folder of its model.json`);
+    }
+  }
+
+  /** The CUDA devices have a model under this number when it resolves, all of them; or none has, when it rejects. */
+  async #load(number: number, model: CudaModel): Promise<void> {
+    const cuda = this.#cuda;
+    if (cuda === null) return;
+    cuda.stage(model);
+    await this.#until(() => !cuda.isChanging);
+    // One that was lost by it must not be given the model.
+    for (const gpu of cuda.lost) if (this.#engine.specs.gpuState(gpu) === GPU_ACTIVE) await this.#leave(gpu);
+    let isLoaded = false;
+    try {
+      cuda.throwIfFailed([model]);
+      isLoaded = true;
+    } finally {
+      cuda.settle(number, isLoaded);
+      await this.#until(() => !cuda.isChanging);
+    }
   }
 
   #resolve(given: unknown, path: string): ResolvedModel {
@@ -239,7 +277,6 @@ export class LiveChanges {
 
   async addDevice(given: unknown, host: (gpu: number, execute: ExecuteBatch<unknown, unknown> | null) => void): Promise<number[]> {
     const devices = resolveDevice(given, 'device');
-    if (devices[0]!.cuda !== null) throw new InvalidOptionError('device.kind', "a device of kind 'cuda' must be there at the start; put it into the options of createScheduler");
     return this.#inTurn(async () => {
       const { specs, memory } = this.#engine;
       const free = Array.from({ length: memory.limits.gpus }, (_, gpu) => gpu).filter((gpu) => specs.gpuState(gpu) === GPU_NONE && specs.canBe(gpu, devices[0]!.gpu.host));
@@ -247,6 +284,7 @@ export class LiveChanges {
         throw new InvalidOptionError('maxDevices', `${devices.length} more GPUs do not fit, ${memory.limits.gpus - free.length} of ${memory.limits.gpus} are there; raise it in the options`);
       }
       const numbers = free.slice(0, devices.length);
+      if (devices[0]!.cuda !== null) await this.#attach(devices[0]!.cuda, numbers[0]!);
       numbers.forEach((gpu, i) => {
         host(gpu, devices[i]!.execute);
         specs.writeGpu(gpu, devices[i]!.gpu);
@@ -256,23 +294,54 @@ export class LiveChanges {
     });
   }
 
+  /** A CUDA device has loaded all models when it resolves. */
+  async #attach(gpu: number, row: number): Promise<void> {
+    const cuda = this.#cuda;
+    const without = [...this.#models.values()].find((model) => model.cuda === null);
+    if (without !== undefined) throw new InvalidOptionError('device.kind', `a device of kind 'cuda' runs models with a folder 'cuda', and '${without.config.name}' has none`);
+    if (cuda === null) {
+      throw new InvalidOptionError('device.kind', "a device of kind 'cuda' takes the native addon, and a scheduler that had a CUDA device or a model with a folder 'cuda' at its start");
+    }
+    cuda.addDevice({ gpu, row, path: 'device.gpu' });
+    await this.#until(() => !cuda.isChanging);
+    try {
+      cuda.throwIfFailed([...this.#models.values()].map((model) => model.cuda));
+    } catch (error) {
+      await this.#detach(row);
+      throw error;
+    }
+  }
+
+  async #detach(row: number): Promise<void> {
+    this.#cuda!.removeDevice(row);
+    await this.#until(() => !this.#cuda!.isChanging);
+  }
+
   async removeDevice(gpu: number, drain: boolean): Promise<void> {
     const { specs, memory } = this.#engine;
-    await this.#inTurn(async () => {
+    const { gone } = await this.#inTurn(async () => {
       if (!(Number.isInteger(gpu) && gpu >= 0 && gpu < memory.limits.gpus) || specs.gpuState(gpu) !== GPU_ACTIVE) {
         throw new InvalidOptionError('gpu', `got ${gpu}, there is no GPU of that number in the pool`);
       }
-      specs.setGpuState(gpu, GPU_LEAVING);
-      await this.#publish();
+      return this.#leave(gpu);
     });
+    if (drain) await gone;
+  }
+
+  /** A GPU gets no new batch when it resolves; `gone` when its row is free. */
+  async #leave(gpu: number): Promise<{ gone: Promise<void> }> {
+    const { specs } = this.#engine;
+    specs.setGpuState(gpu, GPU_LEAVING);
+    await this.#publish();
     const gone = this.#until(() => this.#isIdle(gpu)).then(() =>
       this.#inTurn(async () => {
+        if (this.#cuda?.has(gpu) === true) await this.#detach(gpu);
         specs.setGpuState(gpu, GPU_NONE);
         await this.#publish();
       }),
     );
-    if (drain) await gone;
-    else gone.catch(() => {}); // the scheduler may be closed before
+    gone.catch(() => {}); // the scheduler may be closed before
+    return { gone };
   }
 
   #isIdle(gpu: number): boolean {

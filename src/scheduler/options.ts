@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import { clockOrigin } from '../clock/clock.js';
 import { type Batch, type ExecuteBatch } from '../devices/callback.js';
-import type { CudaDeviceSpec, DeviceLostError } from '../devices/cuda/attachment.js';
+import type { CudaDeviceSpec, CudaLimits, DeviceLostError } from '../devices/cuda/attachment.js';
 import { type CudaModel, readCudaModel } from '../devices/cuda/model-file.js';
 import { describeValue, type Duration, formatDurationNs, parseDurationNs, parsePositiveDurationNs } from '../model/duration.js';
 import { InvalidOptionError } from '../model/errors.js';
@@ -61,7 +61,7 @@ export interface ModelOptions extends TypedModelOptions {
 }
 
 /** What `updateModel` can change; what is left out stays. */
-export type ModelChanges = Pick<Partial<ModelOptions>, 'slo' | 'profile' | 'maxBatch' | 'dropPolicy' | 'condition' | 'onLate' | 'maxQueue'>;
+export type ModelChanges = Pick<Partial<ModelOptions>, 'slo' | 'profile' | 'maxBatch' | 'dropPolicy' | 'condition' | 'onLate' | 'maxQueue' | 'cuda'>;
 
 export interface EmulatedDeviceOptions {
   kind: 'emulated';
@@ -141,6 +141,8 @@ export interface SchedulerOptions<I = unknown, O = unknown, M extends readonly M
   advice?: AdviceOptions;
   /** How long after its expected end a batch on a CUDA device may go on before the device is given up; default 2s. */
   cudaGrace?: Duration;
+  /** How long one call to the CUDA driver may take that opens a GPU or loads a model before the GPU is given up; default 60s. */
+  cudaLoadLimit?: Duration;
   /** A CUDA device was lost for the life of the process, and has left the pool. Default: a warning of the process. */
   onDeviceLost?: (error: DeviceLostError) => void;
 }
@@ -201,6 +203,7 @@ const schema = z.strictObject({
   record: z.unknown().optional(),
   advice: z.strictObject({ epoch: duration.optional(), hysteresis: count(1000).optional() }).optional(),
   cudaGrace: duration.optional(),
+  cudaLoadLimit: duration.optional(),
   onDeviceLost: z.custom<(error: DeviceLostError) => void>((value) => typeof value === 'function').optional(),
 });
 
@@ -240,7 +243,7 @@ export interface ResolvedOptions {
   /** By GPU: its callback, null for an emulated one. */
   readonly executes: readonly (ExecuteBatch<unknown, unknown> | null)[];
   readonly cuda: readonly CudaDeviceSpec[];
-  readonly cudaGraceNs: number;
+  readonly cudaLimits: CudaLimits;
   readonly onDeviceLost: ((error: DeviceLostError) => void) | null;
 }
 
@@ -284,7 +287,10 @@ export function resolveOptions(options: unknown, cores = usableCores()): Resolve
     models: resolved,
     executes: devices.map((device) => device.execute),
     cuda,
-    cudaGraceNs: parsePositiveDurationNs(given.cudaGrace ?? '2s', 'cudaGrace'),
+    cudaLimits: {
+      graceNs: parsePositiveDurationNs(given.cudaGrace ?? '2s', 'cudaGrace'),
+      callLimitNs: parsePositiveDurationNs(given.cudaLoadLimit ?? '60s', 'cudaLoadLimit'),
+    },
     onDeviceLost: given.onDeviceLost ?? null,
   };
 }

@@ -65,9 +65,11 @@ export class ClientRegions {
     for (const [client, port] of this.#dying) {
       while (port.drain(clock.nowNs()) > 0);
       if (port.inFlight > 0) continue;
-      if (memory.arena !== null) freePagesOf(pageTable(memory), client);
+      const cells = new Int32Array(memory.buffer, memory.cells + client * port.slots * 4, port.slots);
+      // To what a lost CUDA device may still write stays in the client's name.
+      if (memory.arena !== null && cells.every((cell) => cell >= 0)) freePagesOf(pageTable(memory), client);
       // A raw client that is next here brings no tensors, and must not be taken to bring these.
-      new Int32Array(memory.buffer, memory.cells + client * port.slots * 4, port.slots).fill(0);
+      cells.fill(0);
       this.#dying.delete(client);
       specs.setClientState(client, CLIENT_FREE);
       specs.publish();

@@ -7,7 +7,7 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { CallbackDevice, type ExecuteBatch } from '../devices/callback.js';
 import { CudaAttachment } from '../devices/cuda/attachment.js';
-import { loadCudaStreams } from '../devices/cuda/native.js';
+import { loadCudaStreams, loadNative } from '../devices/cuda/native.js';
 import type { RubatoError } from '../model/errors.js';
 import { ClientPort } from '../protocol/client-port.js';
 import { HOST_CALLBACK } from '../protocol/config.js';
@@ -60,20 +60,21 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   /** By GPU: its callback, null for an emulated one. */
   readonly #executes: (ExecuteBatch<unknown, unknown> | null)[];
   #device: CallbackDevice | null = null;
-  #cuda: CudaAttachment | null = null;
+  readonly #cuda: CudaAttachment | null;
   #closed: Promise<void> | null = null;
   #stopped = false;
   #death: RubatoError | null = null;
 
   /** @internal */
-  protected constructor(engine: RoleHost, options: ResolvedOptions, recording: OpenRecording | null) {
+  protected constructor(engine: RoleHost, options: ResolvedOptions, recording: OpenRecording | null, cuda: CudaAttachment | null = null) {
     super(engine.memory, engine.clock, 0, new ModelDirectory(options.models.map((model, number) => entryOf(model, number, engine.specs.tag(number)))));
     this.#engine = engine;
     this.#options = options;
+    this.#cuda = cuda;
     this.#stats = new StatsReader(engine.memory, () => [...this.#counted.values()]);
     for (const { number, name } of this.directory.entries()) this.#counted.set(number, { number, name, before: null });
     this.#regions = new ClientRegions(engine);
-    this.#changes = new LiveChanges(engine, this.#stats, options);
+    this.#changes = new LiveChanges(engine, this.#stats, options, cuda);
     this.#executes = [...options.executes];
     this.#recorder = recording === null ? null : new Recorder(recording, engine);
     if (options.config.gpus.some((gpu) => gpu.host === HOST_CALLBACK)) this.#device = this.#callbackDevice();
@@ -88,8 +89,9 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
       waiting: options.topology.waiting,
       arenaBytes: options.arenaBytes,
       openCuda: (memory) => {
-        if (options.cuda.length === 0) return null;
-        cuda.attachment = new CudaAttachment(memory, options.cuda, options.models.map((model) => model.cuda), options.cudaGraceNs);
+        // With models for CUDA, devices may come later; without the addon they cannot.
+        if (options.cuda.length === 0 && (options.models.every((model) => model.cuda === null) || loadNative().native?.cudaOpen === undefined)) return null;
+        cuda.attachment = new CudaAttachment(memory, options.cuda, options.models.map((model) => model.cuda), options.cudaLimits);
         return cuda.attachment.number;
       },
       onReplaced: ({ name, lastDeath, lastRecoveryMs }) =>
@@ -107,7 +109,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
       await cuda.attachment?.close();
       throw error;
     }
-    scheduler = new Scheduler<T>(engine, options, recording);
+    scheduler = new Scheduler<T>(engine, options, recording, cuda.attachment);
     if (cuda.attachment !== null) scheduler.#useCuda(cuda.attachment);
     void scheduler.pump();
     return scheduler;
@@ -115,7 +117,6 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
 
   #useCuda(attachment: CudaAttachment): void {
     useFutex(loadCudaStreams()); // this thread rings the dispatch thread, which may sleep in it
-    this.#cuda = attachment;
     attachment.watch((error) => {
       // The dispatcher has let go of it already; this is for the statistics and for `removeDevice`.
       this.#changes.removeDevice(error.gpu, false).catch(() => {});
@@ -189,7 +190,8 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
 
   /**
    * Adds a model; resolves when requests for it are taken, with this same scheduler, which now knows its types.
-   * Throws InvalidOptionError for options that are wrong, a name that is taken, or when `maxModels` are there.
+   * Throws InvalidOptionError for options that are wrong, a name that is taken, or when `maxModels` are there, and
+   * CudaModelError with file and field for what CUDA devices cannot load; everything is then as before.
    */
   async addModel<const M extends ModelOptions>(options: M & NoUnknownOptions<M, ModelOptions>): Promise<Scheduler<WithModel<T, M>>> {
     this.#throwIfClosed();
@@ -218,8 +220,9 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
   }
 
   /**
-   * Changes a model's SLO, profile, maxBatch, policies or onLate; what is left out stays. Resolves when it is in force.
-   * Requests that were accepted keep their deadlines. Tensors cannot be changed.
+   * Changes a model's SLO, profile, maxBatch, policies, onLate or `cuda` folder, which is then read again; what is left out
+   * stays. Resolves when it is in force. Requests that were accepted keep their deadlines. Tensors cannot be changed.
+   * CUDA devices load a new folder beside the old one: batches run in the old one until the new one is there.
    */
   async updateModel(model: keyof T & string, changes: ModelChanges): Promise<void> {
     this.#throwIfClosed();
@@ -234,7 +237,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
 
   /**
    * Adds a device (or `count` of them); resolves with the numbers of its GPUs when they take batches.
-   * Throws InvalidOptionError when more than `maxDevices` would be there.
+   * Throws InvalidOptionError when more than `maxDevices` would be there. A CUDA device first loads all models.
    */
   async addDevice(options: DeviceOptions<never, unknown>): Promise<number[]> {
     this.#throwIfClosed();

@@ -20,7 +20,7 @@ const WHOLE: Case[] = [
   ['no models', { devices: [EMULATED] }, 'models', /^is missing, must be an array$/],
   ['an empty list of models', { models: [], devices: [EMULATED] }, 'models', /^is empty, must have at least 1$/],
   ['a model without a list', { models: MODEL, devices: [EMULATED] }, 'models', /^got an object, must be an array$/],
-  ['an option that does not exist', option({ maxInflight: 5 }), 'maxInflight', /^unknown option, allowed are models, devices, maxInFlight, maxClients, .*, waiting, margins, record, advice, cudaGrace, onDeviceLost$/],
+  ['an option that does not exist', option({ maxInflight: 5 }), 'maxInflight', /^unknown option, allowed are models, devices, maxInFlight, maxClients, .*, waiting, margins, record, advice, cudaGrace, cudaLoadLimit, onDeviceLost$/],
   ['too few requests in flight', option({ maxInFlight: 0 }), 'maxInFlight', /^got 0, must be at least 32$/],
   ['too many requests in flight', option({ maxInFlight: 1e9 }), 'maxInFlight', /^got 1000000000, must be at most 4194304$/],
   ['a recording without a name', option({ record: '' }), 'record', /^got "", must be the name of a file, or \{ file, maxBytes \}$/],

@@ -18,7 +18,7 @@ using namespace fake;
 
 namespace {
 
-constexpr int kMostDevices = 16;
+constexpr int kMostDevices = 64;
 
 struct Function {
   const Kernel* kernel;

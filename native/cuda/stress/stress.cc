@@ -11,6 +11,7 @@
 #include <ctime>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "../attachment.h"
 
@@ -84,7 +85,9 @@ class Scheduler {
     places_.slots = kSlots;
     places_.shards.push_back({131072, kStride, kRows});
     places_.originNs = monotonicNs();
+    places_.gpus = gpus;
     places_.graceNs = 50e6;
+    places_.callLimitNs = 50e6;
     issues_.attach(buffer_.data() + places_.issues, places_.issueCapacity);
     done_.attach(buffer_.data() + places_.done, places_.doneCapacity);
     int32_t* cells = reinterpret_cast<int32_t*>(buffer_.data() + places_.cells);
@@ -137,11 +140,34 @@ class Scheduler {
     return ready;
   }
 
-  void close() {
+  // Whether all of its memory must stay, for a call that has not returned.
+  bool close() {
     attachment_->close();
-    while (!attachment_->settle()) std::this_thread::yield();
+    std::string stuck;
+    Attachment::End end;
+    while ((end = attachment_->settle(&stuck)) == Attachment::End::kNotYet) std::this_thread::yield();
+    if (end == Attachment::End::kStuck) return true;
     attachment_ = nullptr;
+    return false;
   }
+
+  // A model comes, and is thrown away or takes the place of the one that runs.
+  void change(bool isKept) {
+    Outcome outcome;
+    attachment_->stage(vecadd());
+    while (attachment_->isChanging(&outcome)) turn();
+    attachment_->settleStaged(0, isKept && outcome.failure.empty());
+    while (attachment_->isChanging(&outcome)) turn();
+  }
+
+  // Devices wait for room in the lane.
+  void turn() {
+    attachment_->take();
+    ended_ += drain();
+    std::this_thread::yield();
+  }
+  // Batches that have ended in `turn` since the last time.
+  uint32_t takeEnded() { return std::exchange(ended_, 0); }
 
   Attachment& attachment() { return *attachment_; }
   uint32_t gpus() const { return gpus_; }
@@ -166,6 +192,7 @@ class Scheduler {
   uint32_t sizes_[kRows] = {};
   uint32_t next_ = 0;
   int32_t number_ = 0;
+  uint32_t ended_ = 0;
 };
 
 void speed(const char* library) {
@@ -192,27 +219,29 @@ void speed(const char* library) {
   const double wall = monotonicNs() - startNs;
   const double all = cpuNs(CLOCK_PROCESS_CPUTIME_ID) - startCpu;
   const double own = cpuNs(CLOCK_THREAD_CPUTIME_ID);
-  scheduler.close();
+  if (scheduler.close()) fail("a call is stuck");
   if (scheduler.failed > 0) fail("batches failed", scheduler.failed);
   printf("{\"batchesPerSecond\": %.0f, \"takeNsPerBatch\": %.0f, \"deviceThreadNsPerBatch\": %.0f}\n", kBatches / wall * 1e9, takeNs / kBatches, (all - own) / kBatches);
 }
 
 void faults(const char* library, unsigned seed, double seconds) {
   const Control control(library);
-  control("set devices 16");
+  control("set devices 64");
   const char* calls[] = {"cuMemcpy2DAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuStreamWaitEvent", "cuEventElapsedTime", "cuMemAlloc_v2", "cuModuleLoadData"};
   std::mt19937 random(seed);
   const double untilNs = monotonicNs() + seconds * 1e9;
   long rounds = 0, batches = 0, failed = 0;
   int firstAlive = 0;
+  static std::vector<std::unique_ptr<Scheduler>>& stuck = *new std::vector<std::unique_ptr<Scheduler>>;
   while (monotonicNs() < untilNs) {
     // Two schedulers share their devices; sometimes one of these is lost, and the next round takes others.
     std::unique_ptr<Scheduler> schedulers[2] = {std::make_unique<Scheduler>(2), std::make_unique<Scheduler>(2)};
     bool isOpen[2];
     if (random() % 8 == 0) control(std::string("fail ") + calls[random() % 7] + " " + std::to_string(1 + random() % 20) + " 2");
     for (int s = 0; s < 2; s += 1) isOpen[s] = schedulers[s]->open(library, {{firstAlive, 0}, {firstAlive + 1, 1}});
-    const bool loses = firstAlive < 14 && random() % 16 == 0;
-    if (loses) control(random() % 2 == 0 ? "kernel vecadd 50 719" : "kernel vecadd 50 hang");
+    const bool loses = firstAlive < 62 && random() % 16 == 0;
+    const std::string losses[] = {"kernel vecadd 50 719", "kernel vecadd 50 hang", std::string("stall ") + calls[random() % 7] + " " + std::to_string(1 + random() % 50)};
+    if (loses) control(losses[random() % 3]);
     long underWay[2] = {0, 0};
     for (long turn = 0; turn < 2000 || underWay[0] + underWay[1] > 0; turn += 1) {
       for (int s = 0; s < 2; s += 1) {
@@ -226,12 +255,19 @@ void faults(const char* library, unsigned seed, double seconds) {
         underWay[s] -= ended;
         batches += ended;
       }
+      for (int s = 0; s < 2; s += 1) {
+        if (isOpen[s] && turn < 2000 && turn % 250 == 0) schedulers[s]->change(random() % 2 == 0);
+        const uint32_t ended = schedulers[s]->takeEnded();
+        underWay[s] -= ended;
+        batches += ended;
+      }
       if (turn == 1000 && random() % 4 == 0) control(std::string("fail ") + calls[random() % 5] + " 1 2 3");
       if (turn >= 2000) std::this_thread::yield();
     }
     for (auto& scheduler : schedulers) {
-      scheduler->close();
+      const bool isStuck = scheduler->close();
       failed += scheduler->failed;
+      if (isStuck) stuck.push_back(std::move(scheduler));
     }
     control("reset");
     if (loses) firstAlive += 2;
@@ -239,7 +275,7 @@ void faults(const char* library, unsigned seed, double seconds) {
   }
   // What a lost device holds takes a new process.
   if (firstAlive == 0 && (control.count("memory") != 0 || control.count("events") != 0 || control.count("contexts") != 0)) fail("something was not given back");
-  printf("%ld rounds, %ld batches of which %ld failed as ordered, %d devices lost\n", rounds, batches, failed, firstAlive);
+  printf("%ld rounds, %ld batches of which %ld failed as ordered, %d devices lost, %zu schedulers stuck\n", rounds, batches, failed, firstAlive, stuck.size());
 }
 
 }  // namespace

@@ -53,7 +53,9 @@ export interface CudaLaunch {
 /** Ready to be loaded: what native/cuda/model.h calls a ModelSpec. */
 export interface CudaModel {
   readonly name: string;
+  /** The module, for messages; and the file that describes the model. */
   readonly file: string;
+  readonly description: string;
   readonly image: Uint8Array;
   readonly cellBytes: number;
   readonly inputs: readonly { cellOffset: number; bytes: number }[];
@@ -109,6 +111,7 @@ export function readCudaModel(name: string, folder: string, layout: CellLayout |
   return {
     name,
     file: join(folder, described.module),
+    description: file,
     image,
     cellBytes: layout.bytes,
     inputs: layout.inputs.map(({ byteOffset, byteLength }) => ({ cellOffset: byteOffset, bytes: byteLength })),
@@ -151,6 +154,11 @@ function matchTensors(file: string, field: string, described: Described['inputs'
   }
   const extra = declared.find(({ name }) => !(name in described));
   if (extra !== undefined) throw new CudaModelError(file, `${field}.${extra.name}`, `is missing, the options of model '${model}' declare it`);
+}
+
+/** The graphs that a model was loaded with must hold its batches. @throws CudaModelError */
+export function checkLargest({ name, description, buckets }: CudaModel, maxBatch: number): void {
+  checkBuckets(description, buckets.map(({ size }) => size), name, maxBatch);
 }
 
 function checkBuckets(file: string, buckets: readonly number[], model: string, maxBatch: number): void {

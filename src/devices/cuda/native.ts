@@ -41,13 +41,28 @@ export interface NativeAddon {
 export interface CudaStreams {
   /** Attaches a scheduler to devices; they load its models meanwhile. Throws TypeError for a field that is not as the addon knows it. */
   cudaOpen(options: object): number;
-  /** A failure, or how far it is. Once it has said `closed` the number means nothing any more. */
+  /**
+   * How far it is, or a failure: of the opening, or after the end the call to the driver that has not returned and may still
+   * use the memory that it was given. Once it has said `closed` the number means nothing any more.
+   */
   cudaState(attachment: number): 'opening' | 'ready' | 'closing' | 'closed' | { readonly failure: string };
   /** Takes what the dispatcher has issued; returns how many batches. Dispatch thread only. */
   cudaTake(attachment: number): number;
   /** Batches that were taken and whose end is not in the lane yet. */
   cudaRunning(attachment: number): number;
   cudaClose(attachment: number): void;
+  /** Nobody waits for its end any more, neither at the end of the thread. */
+  cudaGiveUp(attachment: number): void;
+  /** Changes, one after the other; `cudaChange` says how the last one went, null while it is under way. */
+  cudaChange(attachment: number): { readonly failure: string; readonly file: string; readonly field: string } | null;
+  /** Loads a model beside the others; `cudaSettleStaged` puts it in place of number `model`, or throws it away. */
+  cudaStage(attachment: number, spec: object): void;
+  cudaSettleStaged(attachment: number, model: number, keep: boolean): void;
+  /** Frees a model when its last batch has ended. */
+  cudaRemoveModel(attachment: number, model: number): void;
+  /** Loads all models to one more device. If that fails it has to be removed. */
+  cudaAddDevice(attachment: number, gpu: number, row: number): void;
+  cudaRemoveDevice(attachment: number, row: number): void;
   /** What went wrong last at a GPU; null when nothing has. */
   cudaFault(attachment: number, gpu: number): { readonly what: string; readonly isLost: boolean } | null;
   /** Sleeps while `word[0]` is `seen`, at most `ms`. */

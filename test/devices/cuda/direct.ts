@@ -24,7 +24,7 @@ export class Direct {
   constructor(gpu: number) {
     const options = resolveOptions({ models: [VECADD], devices: [{ kind: 'cuda', gpu }], maxInFlight: 256, maxDevices: 16, memoryLimit: '4MiB' });
     this.memory = allocateSharedMemory(options.config, options.arenaBytes);
-    this.attachment = new CudaAttachment(this.memory, options.cuda, options.models.map(({ cuda }) => cuda), options.cudaGraceNs);
+    this.attachment = new CudaAttachment(this.memory, options.cuda, options.models.map(({ cuda }) => cuda), options.cudaLimits);
     this.role = new CudaDeviceRole(this.memory, loadCudaStreams(), this.attachment.number);
     const { issues, done } = this.memory.hosts[HOST_CUDA]!;
     this.issues = new RingWriter(issues);

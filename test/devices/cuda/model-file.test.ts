@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { CudaModelError, readCudaModel } from '#rubato/devices/cuda/model-file.js';
 import { resolveLayout } from '#rubato/model/tensor.js';
-import { createScheduler, InvalidOptionError, type ModelOptions } from '#rubato/index.js';
+import { createScheduler, InvalidOptionError } from '#rubato/index.js';
 import { createTestScheduler } from '#rubato/testing.js';
 import { folderOf, skip, start, VECADD } from './fake.js';
 
@@ -107,11 +107,16 @@ describe('the options of a scheduler with CUDA devices', { skip }, () => {
   test('refuse memory that does not hold a batch', () => refused({ models: [VECADD], devices: [cuda], memoryLimit: '64KiB' }, 'memoryLimit', /model 'vecadd' alone needs/));
   test('refuse an option that is not there', () => refused({ models: [VECADD], devices: [{ ...cuda, count: 2 }] }, 'devices[0].count', /unknown option/));
 
-  test('cannot be changed while it runs', async () => {
+  test('refuse later what they refuse at the start', async () => {
+    const { cuda: _, ...plain } = VECADD;
     const scheduler = await start([VECADD], [0]);
-    await assert.rejects(scheduler.addModel({ ...VECADD, name: 'later' } as ModelOptions), /model: CUDA devices load their models at the start/);
-    await assert.rejects(scheduler.addDevice({ kind: 'cuda', gpu: 1 }), /device\.kind: a device of kind 'cuda' must be there at the start/);
+    await assert.rejects(scheduler.addModel({ ...plain, name: 'later' }), /model\.cuda: is missing/);
+    await assert.rejects(scheduler.addDevice({ kind: 'cuda', gpu: 0 }), /device\.gpu: got 0, which is GPU 0 of the scheduler already/);
+    await assert.rejects(scheduler.addDevice({ kind: 'cuda', gpu: 16 }), /device\.gpu: got 16, the driver sees 16 GPUs/);
     await scheduler.close();
+    const without = await createScheduler({ models: [plain], devices: [{ kind: 'emulated' }] });
+    await assert.rejects(without.addDevice({ kind: 'cuda' }), /device\.kind: .*'vecadd' has none/);
+    await without.close();
   });
 
   test('do not go with virtual time', () => assert.rejects(createTestScheduler({ models: [VECADD], devices: [cuda] }), /devices: kind 'cuda' runs in real time/));
