@@ -143,7 +143,8 @@ export function badRateOf(totals: PhaseTotals): number {
 
 function syntheticConfig({ models, gpus, profile, sloNs, clients, shards, dropPolicy, condition }: SyntheticOptions): SchedulerConfig {
   const capacity = gpus * (profile.maxBatch / profile.latencyNs(profile.maxBatch)) * 1e9;
-  const inFlight = (Math.min(MOST_RATE_PER_SECOND, 1.2 * capacity) * sloNs) / 1e9 / clients;
+  // Where GPUs are not the limit batches fill long before their time, and tables that are larger than need be do not stay in the cache.
+  const inFlight = (Math.min(MOST_RATE_PER_SECOND / 2, 1.2 * capacity) * sloNs) / 1e9 / clients;
   const slotShift = Math.min(22, Math.max(10, Math.ceil(Math.log2(inFlight))));
   return {
     models: Array.from({ length: models }, (_, index) => ({

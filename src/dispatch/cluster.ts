@@ -44,6 +44,10 @@ export class Cluster {
   spreadGpus = 0;
   /** Requests per second of all models. */
   ratePerSecond = 0;
+  /** Requests of all models that have ended late or expired, and that have ended so or in time, since the start. */
+  badCount = 0;
+  endedCount = 0;
+  longestSloNs = 0;
   readonly #memory: SharedMemory;
   readonly #i32: Int32Array;
   readonly #f64: Float64Array;
@@ -97,9 +101,14 @@ export class Cluster {
     let variance = 0;
     let totalPerNs = 0;
     let longestNs = 0;
+    this.badCount = this.endedCount = this.longestSloNs = 0;
     for (let model = 0; model < this.#counts.length; model++) {
-      if (this.#counts[model] === 0) continue;
       const row = (this.#memory.shardModels >> 2) + model * SHARD_MODEL.words;
+      const bad = this.#f64[(row >> 1) + SHARD_MODEL.at.late]! + this.#f64[(row >> 1) + SHARD_MODEL.at.expired]!;
+      this.badCount += bad;
+      this.endedCount += bad + this.#f64[(row >> 1) + SHARD_MODEL.at.completed]!;
+      if (this.#counts[model] === 0) continue;
+      this.longestSloNs = Math.max(this.longestSloNs, this.#sloNs[model]!);
       const ratePerNs = this.#ratePerNs(row, nowNs);
       if (ratePerNs === 0) continue;
       const target = this.#targetOf(model);

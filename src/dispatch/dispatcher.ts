@@ -23,9 +23,10 @@ import { MARGIN_CONTROL, MARGIN_JITTER, MARGIN_MOST, type SharedMemory } from '.
 import { ACK_DISPATCHER, GPU_ACTIVE, GPU_NONE, GPU_SPEC, MODEL_NONE, MODEL_SPEC } from '../protocol/specs.js';
 import { BATCH, BATCH_OPEN, batchKey, DISPATCH_MODEL, GPU, type HeldBatch, heldBatches, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { Advisor } from './advisor.js';
-import { Cluster } from './cluster.js';
+import { Cluster, TICK_NS } from './cluster.js';
 import { BUCKETS_PER_SLO, LookAhead } from './look-ahead.js';
 import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
+import { ReserveChoice } from './reserve-choice.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
 const {
@@ -92,6 +93,7 @@ export class DispatcherRole implements Role {
   readonly cluster: Cluster;
   readonly #advisor: Advisor;
   readonly lookAhead: LookAhead;
+  readonly #reserveChoice = new ReserveChoice();
   readonly #observer: Observer | null;
   readonly #memory: SharedMemory;
   /** Of the specs that were taken in last, and of each GPU's. */
@@ -206,6 +208,7 @@ export class DispatcherRole implements Role {
     // Nobody waits for the tick: it comes with the first poll after its time.
     if (now >= this.cluster.nextTickNs) {
       this.cluster.tick(now, this.pool.activeCount);
+      if (this.#looksAhead) this.#chooseReserve();
       if (now >= this.#advisor.nextEpochNs) this.#advisor.endEpoch(now);
     }
     if (this.#looksAhead) this.lookAhead.advance(now);
@@ -219,6 +222,12 @@ export class DispatcherRole implements Role {
     if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ACK_DISPATCHER, this.#version);
     this.cells[CELL_WORK] = work;
     this.#setNext();
+  }
+
+  #chooseReserve(): void {
+    const { badCount, endedCount, longestSloNs } = this.cluster;
+    this.#reserveChoice.look(badCount, endedCount, Math.ceil(longestSloNs / TICK_NS));
+    this.lookAhead.keep(this.#reserveChoice.share);
   }
 
   /** GPUs that have come or are to leave, and models (specs.ts). */

@@ -9,6 +9,8 @@
  * leaves of a tree that knows of each node the sum and the largest sum from its left end, at least 0. So a change, and the
  * largest occ of any stretch of time, cost O(log buckets).
  */
+import { LEARNT } from './reserve-choice.js';
+
 export const BUCKETS = 1024;
 /** The longest SLO has half of the ring: what lies beyond its end is taken for its end. */
 export const BUCKETS_PER_SLO = BUCKETS / 2;
@@ -31,12 +33,13 @@ const OVERBOOKED = 0.1;
 /** Less than any count of GPUs that are wanted. */
 const NONE = -1;
 
-/** In `#cells`: the bucket of now, counted from time 0; the reserve; the questions that were answered last, and an answer. */
+/** In `#cells`: the bucket of now, counted from time 0; the reserve that was learnt; the questions that were answered last, and an answer; what is kept. */
 const NOW = 0;
 const RESERVE = 1;
 const MOST_AHEAD = 2;
 const WHEN_AHEAD = 3;
 const WHEN = 4;
+const SHARE = 5;
 
 export class LookAhead {
   readonly #bucketNs: number;
@@ -71,6 +74,7 @@ export class LookAhead {
 
   constructor(models: number, gpus: number, bucketNs: number) {
     this.#models = models;
+    this.#cells[SHARE] = LEARNT;
     this.#bucketNs = bucketNs;
     this.#from = new Float64Array(models + gpus).fill(NOTHING);
     this.#to = new Float64Array(models + gpus).fill(NOTHING);
@@ -80,9 +84,14 @@ export class LookAhead {
     this.#isSaid = new Uint8Array(models + gpus);
   }
 
-  /** GPUs that are kept free for what is not expected: as many as it takes that few batches find none. */
+  /** GPUs to keep free for what is not expected, as learnt: as many as it takes that few batches find none. */
   get reserve(): number {
     return this.#cells[RESERVE]!;
+  }
+
+  /** This share of the GPUs is kept free instead, or LEARNT (reserve-choice.ts). Meanwhile nothing is learnt. */
+  keep(share: number): void {
+    this.#cells[SHARE] = share;
   }
 
   /** The candidate of a model is expected to start at `startNs`, and must have ended by `deadlineNs`. */
@@ -190,12 +199,14 @@ export class LookAhead {
 
   /** So many GPUs may be wanted at once; none when all are kept in reserve: then whoever can start does. */
   unreserved(gpus: number): number {
-    const left = Math.floor((gpus - this.#cells[RESERVE]!) * (1 + OVERBOOKED));
+    const kept = this.#cells[SHARE] === LEARNT ? this.#cells[RESERVE]! : this.#cells[SHARE]! * gpus;
+    const left = Math.floor((gpus - kept) * (1 + OVERBOOKED));
     return left > 0 ? left : NONE;
   }
 
   /** A batch was granted a GPU `waitNs` later than it could bear; not above 0 if it could. `batchNs` is how long one of the target size takes. */
   granted(waitNs: number, batchNs: number, gpus: number): void {
+    if (this.#cells[SHARE] !== LEARNT) return;
     const missedShare = Math.min(MOST_MISSED_SHARE, MISSED_SHARE_PER_GPU * gpus);
     if (waitNs > 0) this.#cells[RESERVE]! += STEP * Math.min(1, waitNs / (WHOLE_MISS * batchNs));
     else this.#cells[RESERVE]! -= (STEP * missedShare) / (1 - missedShare);

@@ -376,7 +376,7 @@ export class ShardRole implements Role {
       this.#ledger.commit();
     }
     if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ackOfShard(this.#shard), this.#version);
-    cells[CELL_NEXT] = this.#armedCount === 0 ? Infinity : this.#timers.nodes[1]!;
+    cells[CELL_NEXT] = this.#nextTimerNs();
     cells[CELL_WORK] = work;
   }
 
@@ -840,6 +840,19 @@ export class ShardRole implements Role {
       fired++;
     }
     return fired;
+  }
+
+  /** The earliest timer, not one that was put off: a poll that none of its models needs would move the dispatcher's tick. */
+  #nextTimerNs(): number {
+    if (this.#armedCount === 0) return Infinity;
+    const timers = this.#timers;
+    for (;;) {
+      const model = timers.first();
+      const timerNs = this.#timerNs[model]!;
+      if (timers.nodes[1]! >= timerNs) return timerNs;
+      timers.nodes[timers.leaves + model] = timerNs;
+      timers.settle(model);
+    }
   }
 
   /** `#timerNs` of the model was set. Most are put off again and again, and so cost nothing: the order learns of it when they fire. */

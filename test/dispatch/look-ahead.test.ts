@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { BUCKETS, LookAhead } from '#rubato/dispatch/look-ahead.js';
+import { LEARNT } from '#rubato/dispatch/reserve-choice.js';
 
 const BUCKET = 10;
 
@@ -80,6 +81,20 @@ describe('the look-ahead', () => {
 });
 
 describe('the reserve', () => {
+  it('gives way to a share of the GPUs that was chosen instead, and learns nothing meanwhile', () => {
+    const ahead = new LookAhead(1, 8, BUCKET);
+    for (let k = 0; k < 8; k++) ahead.lost(8);
+    assert.deepEqual([ahead.reserve, ahead.unreserved(8)], [2, 6]);
+    ahead.keep(0.5);
+    ahead.lost(8);
+    assert.deepEqual([ahead.reserve, ahead.unreserved(8)], [2, 4]);
+    ahead.keep(0);
+    assert.equal(ahead.unreserved(8), 8);
+    ahead.keep(LEARNT);
+    ahead.lost(8);
+    assert.deepEqual([ahead.reserve, ahead.unreserved(8)], [2.25, 6]);
+  });
+
   it('grows with batches that waited for a GPU, by how long, and shrinks with those that did not', () => {
     const ahead = new LookAhead(1, 1, BUCKET);
     ahead.granted(100, 100, 16);

@@ -6,6 +6,8 @@ import { Random } from '#rubato/model/random.js';
 import { type Condition, CONDITIONS, type DropPolicy, DROP_POLICIES } from '#rubato/protocol/config.js';
 import type { Observer } from '#rubato/protocol/observer.js';
 import { Arrivals } from '#rubato/sim/arrivals.js';
+import { badAt } from '#rubato/sim/compare.js';
+import { drawnWorkload } from '#rubato/sim/drawn-workload.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import { loadWorkload, staggeredOptimum } from '#rubato/sim/workload.js';
 
@@ -133,6 +135,12 @@ describe('adaptive', () => {
       const [ours, eager] = [play('mix3', [[20, load]], { gpus: 1 }), play('mix3', [[20, load]], { gpus: 1, condition: 'immediate' })];
       assert.ok(ours.bad <= eager.bad + 0.004, `${percent(ours.bad)} bad at ${load}, ${percent(eager.bad)} without any deferral`);
     }
+  });
+
+  it('does not fill the GPUs with what could wait, where that is what bursts of others would wait for', () => {
+    const workload = drawnWorkload(3, 2);
+    const [ours, deferred, eager] = ['adaptive+adaptive', 'frontrun+window', 'immediate+adaptive'].map((policy) => badAt(policy, workload, 0.5, { requests: 120_000, seed: 11 }));
+    assert.ok(ours! < deferred! + 0.005 && eager! > 0.01, `${percent(ours!)} bad, ${percent(deferred!)} with deferral, ${percent(eager!)} without`);
   });
 
   it('learns from a batch that was lost while it waited, of which no grant tells', () => {

@@ -19,6 +19,7 @@ import { MARGIN_DROP_SHARE } from '#rubato/protocol/shared-memory.js';
 import { SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import type { LookAhead } from '#rubato/dispatch/look-ahead.js';
+import { LEARNT } from '#rubato/dispatch/reserve-choice.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import {
   aheadNs, bearableNs, decide, type Decision, dropShare, type Entry, finishNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, reserveGivenUp, type SeenModel, targetSize, unreserved, type Window, windowOf, worthSize,
@@ -208,6 +209,8 @@ export class Run implements Observer {
   /** H and R of the policy `adaptive`, and how many GPUs will be wanted at once within a time. */
   #aheadNs = 0;
   #reserve = 0;
+  /** What is kept instead of it, if anything. */
+  #share: number = LEARNT;
   #wantedWithin: (aheadNs: number) => number = () => 0;
   /** By model: the timer published last, and whether a candidate stands that needs none. */
   readonly #timerNs: Float64Array;
@@ -423,7 +426,7 @@ export class Run implements Observer {
     /** A deadline of more than twice the longest SLO is beyond what is looked at: it is taken for the end of that. */
     const seen = (timeNs: number): number => (timeNs === Infinity ? Infinity : Math.min(bucketOf(timeNs), bucketOf(this.host.nowNs) + 1023));
     const spans = new Map<string, { from: number; to: number }>();
-    const { expect, forget, occupy, most, granted } = lookAhead;
+    const { expect, forget, occupy, most, granted, keep } = lookAhead;
     lookAhead.expect = (model, startNs, deadlineNs) => {
       spans.set(`model ${model}`, { from: seen(startNs), to: seen(deadlineNs) });
       expect.call(lookAhead, model, startNs, deadlineNs);
@@ -453,16 +456,21 @@ export class Run implements Observer {
       this.#check(actual === expected, 'early', () => `within ${aheadNs} ns at most ${actual} GPUs are wanted at once, expected ${expected}`);
       return actual;
     };
+    lookAhead.keep = (share) => {
+      keep.call(lookAhead, share);
+      this.#share = share;
+    };
     lookAhead.granted = (waitNs, batchNs, gpus) => {
       granted.call(lookAhead, waitNs, batchNs, gpus);
-      const step = waitNs > 0 ? 0.25 * Math.min(1, waitNs / (0.1 * batchNs)) : -reserveGivenUp(gpus);
+      const step = this.#share !== LEARNT ? 0 : waitNs > 0 ? 0.25 * Math.min(1, waitNs / (0.1 * batchNs)) : -reserveGivenUp(gpus);
       this.#reserve = Math.min(this.#scenario.gpus, Math.max(0, this.#reserve + step));
       this.#check(Math.abs(lookAhead.reserve - this.#reserve) < 1e-9, 'early', () => `the reserve is ${lookAhead.reserve}, expected ${this.#reserve}`);
     };
   }
 
   #unreserved(): number {
-    return unreserved(this.#scenario.gpus, this.#reserve);
+    const { gpus } = this.#scenario;
+    return unreserved(gpus, this.#share === LEARNT ? this.#reserve : this.#share * gpus);
   }
 
   /** The dispatcher computes θ and H when it is polled and 50 ms have passed since it has done so. */

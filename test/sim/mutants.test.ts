@@ -35,7 +35,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes a cancelled request that runs for one that was served',
-    file: 'shards/ledger', find: 'outcome = OUTCOME.cancelled;\n                    cancelled++;', replace: 'cancelled++;',
+    file: 'shards/ledger', find: 'if (this.#cancelledRunning.size > 0 && this.#cancelledRunning.delete(slot))\n                    outcome = OUTCOME.cancelled;', replace: 'if (this.#cancelledRunning.size > 0 && this.#cancelledRunning.delete(slot))\n                    cancelled++;',
     caughtBy: 'right outcome',
   },
   {
@@ -280,7 +280,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'keeps no reserve',
-    file: 'dispatch/look-ahead', find: '(gpus - this.#cells[RESERVE])', replace: 'gpus',
+    file: 'dispatch/look-ahead', find: '(gpus - kept)', replace: 'gpus',
     caughtBy: 'early',
   },
   {

@@ -64,7 +64,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'forgets the cancel of a request that runs',
-    file: 'shards/ledger', find: 'outcome = OUTCOME.cancelled;\n                    cancelled++;', replace: 'cancelled++;',
+    file: 'shards/ledger', find: 'if (this.#cancelledRunning.size > 0 && this.#cancelledRunning.delete(slot))\n                    outcome = OUTCOME.cancelled;', replace: 'if (this.#cancelledRunning.size > 0 && this.#cancelledRunning.delete(slot))\n                    cancelled++;',
   },
   {
     name: 'ends a cancelled request and leaves it in the queue',
