@@ -17,7 +17,7 @@ const FIXTURES = join(root, 'test/package');
 /** A program that hangs is stopped and has failed. */
 const LIMIT_MS = 60_000;
 /** What may be packed; all else is there by mistake. */
-const PACKED = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|bin\/rubato|(dist|src)\/.*\.(d\.ts|ts|js|js\.map)|docs\/(?:[\w-]+\/)*[\w-]+\.md|workloads\/\w+\.json|native\/cuda\/(binding\.gyp|\w+\.(cc|h)|kernels\/\w+\.(cu|h|ptx)|models\/\w+\/model\.json)|prebuilds\/linux-\w+\/rubato_cuda\.node)$/;
+const PACKED = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|bin\/rubato|(dist|src)\/.*\.(d\.ts|ts|js|js\.map)|docs\/(?:[\w-]+\/)*[\w-]+\.md|workloads\/\w+\.json|native\/cuda\/(binding\.gyp|\w+\.(cc|h)|kernels\/\w+(\.sm_\d+)?\.(cu|h|ptx|cubin)|models\/\w+\/model\.json)|prebuilds\/linux-\w+\/rubato_cuda\.node)$/;
 const MOST_UNPACKED_BYTES = 4e6;
 
 const prebuilt = process.platform === 'linux' && Boolean(process.report.getReport().header.glibcVersionRuntime);

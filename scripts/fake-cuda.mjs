@@ -10,7 +10,8 @@ export const FAKE_CONTROL = join(root, 'build/fake/fakecuda_control.node');
 /** `flags` are for the compiler (sanitizers), `into` another folder for what they make. */
 export function buildFakeCuda({ flags = [], into = dirname(FAKE_DRIVER) } = {}) {
   const sources = filesBelow('native/cuda/fake').map((file) => join(root, 'native/cuda/fake', file));
-  const newestMs = Math.max(...sources.map(modifiedMs));
+  const kernels = filesBelow('native/cuda/kernels').filter((file) => /\.(cu|h)$/.test(file)).map((file) => join(root, 'native/cuda/kernels', file));
+  const newestMs = Math.max(...[...sources, ...kernels].map(modifiedMs));
   mkdirSync(into, { recursive: true });
   const headers = [process.env.npm_config_nodedir, dirname(dirname(process.execPath))].filter(Boolean).flatMap((prefix) => ['-isystem', join(prefix, 'include/node')]);
   const compile = (output, files, ...more) => {

@@ -8,7 +8,8 @@ const { cudaDevices } = await import('../dist/index.js');
 const { available, reason, devices, driverVersion } = cudaDevices();
 if (available) {
   console.log(`On ${devices[0].name}, driver for CUDA ${driverVersion}:`);
-  process.exitCode = run(process.execPath, ['--test', '--test-reporter=spec', join(root, 'build/test/devices/cuda/cuda.test.js')], { env: { ...process.env, RUBATO_TEST_GPU: '1' } });
+  const files = ['cuda', 'copies'].map((name) => join(root, `build/test/devices/cuda/${name}.test.js`));
+  process.exitCode = run(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=1', ...files], { env: { ...process.env, RUBATO_TEST_GPU: '1' } });
 } else {
   console.log(`test:gpu: skipped, ${reason}`);
 }

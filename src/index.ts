@@ -43,7 +43,7 @@ export type { GpuStats, ModelStats, SchedulerStats } from './scheduler/stats.js'
 export { type AnyModels, type ModelTypes, type SchedulerTypes, type SchedulerTypesOf, type TypesOf, value, type ValueTypes } from './scheduler/types.js';
 export type { Dtype, TensorArray, TensorArrayOf, TensorOption } from './model/tensor.js';
 export { batchSizeOf, gpuOf, OUTCOME, outcomeOf, RawClient, REFUSED_INFEASIBLE, REFUSED_NO_MODEL, REFUSED_NO_SLOT } from './scheduler/raw-client.js';
-export { type CudaDevice, cudaDevices, type CudaProbe } from './devices/cuda/native.js';
+export { type CudaDevice, cudaDevices, type CudaModelStats, type CudaProbe } from './devices/cuda/native.js';
 export { DeviceLostError } from './devices/cuda/attachment.js';
 export { CudaModelError } from './devices/cuda/model-file.js';
 export { LatencyProfile } from './model/latency-profile.js';

@@ -33,6 +33,7 @@ Napi::Value devicesToJs(const Napi::Env& env, const std::vector<rubato::ProbedDe
     device.Set("index", Napi::Number::New(env, devices[row].index));
     device.Set("name", Napi::String::New(env, devices[row].name));
     device.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(devices[row].memoryBytes)));
+    device.Set("capability", Napi::String::New(env, devices[row].capability));
     list.Set(static_cast<uint32_t>(row), device);
   }
   return list;

@@ -39,6 +39,7 @@ Port* Attachment::addPort(const DeviceSpec& device, std::string* reason) {
   port->pinsArena = pinner_ == nullptr;
   if (port->pinsArena) pinner_ = port.get();
   faults_[static_cast<size_t>(device.row)] = {};
+  models_.erase(device.row);
   attached_ += 1;
   portOfRow_[static_cast<size_t>(device.row)] = port.get();
   ports_.push_back(std::move(port));
@@ -49,6 +50,20 @@ Attachment::State Attachment::state(std::string* failure) {
   const std::lock_guard<std::mutex> lock(mutex_);
   *failure = failure_;
   return state_;
+}
+
+void Attachment::noteModel(int row, size_t number, const DeviceModel* model) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (model == nullptr) models_[row].erase(number);
+  else models_[row][number] = model->loadedAs();
+}
+
+std::vector<LoadedModel> Attachment::models(int row) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<LoadedModel> all;
+  const auto found = models_.find(row);
+  if (found != models_.end()) for (const auto& [number, model] : found->second) all.push_back(model);
+  return all;
 }
 
 void Attachment::loaded(const Outcome& outcome) {

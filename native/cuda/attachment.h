@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -75,9 +76,16 @@ class Attachment : public std::enable_shared_from_this<Attachment> {
 
   // What went wrong last at the device of a row, and whether the device is lost; "" when nothing has.
   std::string fault(int row, bool* isLost);
+  // What the device of a row has loaded; nothing for another row.
+  std::vector<LoadedModel> models(int row);
 
   // The devices' threads:
   const Places& places() const { return places_; }
+  // Whether the tensors' memory is pinned, all of it.
+  void notePinned(bool isPinned) { isPinned_ = isPinned; }
+  bool isPinned() const { return isPinned_; }
+  // What a model number stands for from now on; null: nothing.
+  void noteModel(int row, size_t number, const DeviceModel* model);
   void loaded(const Outcome& outcome);
   void changed(const Outcome& outcome);
   void detached(Port* port);
@@ -107,6 +115,7 @@ class Attachment : public std::enable_shared_from_this<Attachment> {
   std::vector<std::unique_ptr<Port>> ports_;
   std::vector<std::atomic<Port*>> portOfRow_;
   std::atomic<int32_t> running_{0};
+  std::atomic<bool> isPinned_{false};
   std::vector<std::shared_ptr<const ModelSpec>> specs_;  // what a device that comes later loads
   std::shared_ptr<const ModelSpec> stagedSpec_;
   Port* leaver_ = nullptr;
@@ -124,6 +133,7 @@ class Attachment : public std::enable_shared_from_this<Attachment> {
   Outcome change_;
   bool silent_ = false;
   std::vector<Fault> faults_;  // by row
+  std::map<int, std::map<size_t, LoadedModel>> models_;  // by row and model number
 };
 
 }  // namespace rubato

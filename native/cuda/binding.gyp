@@ -12,7 +12,7 @@
       "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden"],
       "conditions": [
         ["OS=='linux'", {
-          "sources": ["attachment.cc", "cuda_face.cc", "driver.cc", "futex.cc", "glibc_floor.cc", "gpu.cc", "gpu_batches.cc", "gpu_table.cc", "model.cc", "read_options.cc"],
+          "sources": ["attachment.cc", "copier.cc", "cuda_face.cc", "driver.cc", "futex.cc", "glibc_floor.cc", "gpu.cc", "gpu_batches.cc", "gpu_table.cc", "model.cc", "module.cc", "read_options.cc"],
           "cflags_cc": ["-include glibc_floor.h"], "libraries": ["-ldl", "-pthread"],
           # A thread that is stuck in the driver outlives the environment that loaded the addon.
           "ldflags": ["-Wl,-z,nodelete"]

@@ -181,7 +181,7 @@ Napi::Value CudaRemoveDevice(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// cudaChange(number) → null while the last change is under way, else { failure, file, field }
+// cudaChange(number) → null while the last change is under way, else { failure, model, field }
 Napi::Value CudaChange(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::shared_ptr<Attachment> attachment = find(numberOf(info));
@@ -189,7 +189,7 @@ Napi::Value CudaChange(const Napi::CallbackInfo& info) {
   if (attachment == nullptr || attachment->isChanging(&outcome)) return env.Null();
   Napi::Object result = Napi::Object::New(env);
   result.Set("failure", Napi::String::New(env, outcome.failure));
-  result.Set("file", Napi::String::New(env, outcome.file));
+  result.Set("model", Napi::String::New(env, outcome.model));
   result.Set("field", Napi::String::New(env, outcome.field));
   return result;
 }
@@ -206,6 +206,32 @@ Napi::Value CudaFault(const Napi::CallbackInfo& info) {
   result.Set("what", Napi::String::New(env, what));
   result.Set("isLost", Napi::Boolean::New(env, isLost));
   return result;
+}
+
+// cudaModels(number, gpu) → [{ model, module, decidedBy, kernelFrom: [{ bucket, in, out }] }]
+Napi::Value CudaModels(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  Napi::Array all = Napi::Array::New(env);
+  if (attachment == nullptr || !info[1].IsNumber()) return all;
+  const auto runs = [&](uint32_t from) -> Napi::Value { return from == kNeverByKernel ? env.Null() : Napi::Number::New(env, from); };
+  for (const LoadedModel& model : attachment->models(info[1].As<Napi::Number>().Int32Value())) {
+    Napi::Object one = Napi::Object::New(env);
+    one.Set("model", model.name);
+    one.Set("module", model.module);
+    one.Set("decidedBy", model.decidedBy);
+    Napi::Array buckets = Napi::Array::New(env);
+    for (const KernelFrom& from : model.kernelFrom) {
+      Napi::Object bucket = Napi::Object::New(env);
+      bucket.Set("bucket", from.bucket);
+      bucket.Set("in", runs(from.in));
+      bucket.Set("out", runs(from.out));
+      buckets.Set(buckets.Length(), bucket);
+    }
+    one.Set("kernelFrom", buckets);
+    all.Set(all.Length(), one);
+  }
+  return all;
 }
 
 int32_t* wordOf(const Napi::Value& value) {
@@ -253,6 +279,7 @@ void exportCuda(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaRemoveDevice", Napi::Function::New(env, CudaRemoveDevice, "cudaRemoveDevice"));
   exports.Set("cudaChange", Napi::Function::New(env, CudaChange, "cudaChange"));
   exports.Set("cudaFault", Napi::Function::New(env, CudaFault, "cudaFault"));
+  exports.Set("cudaModels", Napi::Function::New(env, CudaModels, "cudaModels"));
   exports.Set("futexWait", Napi::Function::New(env, FutexWait, "futexWait"));
   exports.Set("futexWake", Napi::Function::New(env, FutexWake, "futexWake"));
 }

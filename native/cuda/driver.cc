@@ -25,16 +25,18 @@ bool resolve(void* library, const char* symbol, Call<Status(Args...)>* into, std
 bool resolveAll(void* library, Driver* to, std::string* reason) {
   return resolve(library, "cuInit", &to->init, reason) && resolve(library, "cuGetErrorName", &to->getErrorName, reason) &&
          resolve(library, "cuGetErrorString", &to->getErrorString, reason) && resolve(library, "cuDeviceGetCount", &to->deviceGetCount, reason) &&
-         resolve(library, "cuDeviceGet", &to->deviceGet, reason) && resolve(library, "cuDevicePrimaryCtxRetain", &to->primaryCtxRetain, reason) &&
+         resolve(library, "cuDeviceGet", &to->deviceGet, reason) && resolve(library, "cuDeviceGetAttribute", &to->deviceGetAttribute, reason) &&
+         resolve(library, "cuDevicePrimaryCtxRetain", &to->primaryCtxRetain, reason) &&
          resolve(library, "cuDevicePrimaryCtxRelease_v2", &to->primaryCtxRelease, reason) && resolve(library, "cuCtxSetCurrent", &to->ctxSetCurrent, reason) &&
-         resolve(library, "cuStreamCreate", &to->streamCreate, reason) && resolve(library, "cuStreamDestroy_v2", &to->streamDestroy, reason) &&
+         resolve(library, "cuStreamCreateWithPriority", &to->streamCreate, reason) && resolve(library, "cuStreamDestroy_v2", &to->streamDestroy, reason) &&
          resolve(library, "cuStreamQuery", &to->streamQuery, reason) && resolve(library, "cuStreamWaitEvent", &to->streamWaitEvent, reason) &&
          resolve(library, "cuStreamBeginCapture_v2", &to->streamBeginCapture, reason) && resolve(library, "cuStreamEndCapture", &to->streamEndCapture, reason) &&
          resolve(library, "cuEventCreate", &to->eventCreate, reason) && resolve(library, "cuEventDestroy_v2", &to->eventDestroy, reason) &&
          resolve(library, "cuEventRecord", &to->eventRecord, reason) && resolve(library, "cuEventQuery", &to->eventQuery, reason) &&
          resolve(library, "cuEventElapsedTime", &to->eventElapsedTime, reason) && resolve(library, "cuMemAlloc_v2", &to->memAlloc, reason) &&
          resolve(library, "cuMemFree_v2", &to->memFree, reason) && resolve(library, "cuMemHostRegister_v2", &to->memHostRegister, reason) &&
-         resolve(library, "cuMemHostUnregister", &to->memHostUnregister, reason) && resolve(library, "cuMemcpyHtoD_v2", &to->memcpyHtoD, reason) &&
+         resolve(library, "cuMemHostUnregister", &to->memHostUnregister, reason) && resolve(library, "cuMemHostGetDevicePointer_v2", &to->memHostGetDevicePointer, reason) &&
+         resolve(library, "cuMemcpyHtoD_v2", &to->memcpyHtoD, reason) &&
          resolve(library, "cuMemcpy2DAsync_v2", &to->memcpy2DAsync, reason) && resolve(library, "cuModuleLoadData", &to->moduleLoadData, reason) &&
          resolve(library, "cuModuleUnload", &to->moduleUnload, reason) && resolve(library, "cuModuleGetFunction", &to->moduleGetFunction, reason) &&
          resolve(library, "cuLaunchKernel", &to->launchKernel, reason) && resolve(library, "cuGraphInstantiateWithFlags", &to->graphInstantiate, reason) &&

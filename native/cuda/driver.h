@@ -13,6 +13,8 @@ using DevicePtr = uint64_t;
 using Handle = void*;  // the driver's contexts, streams, events, modules, functions and graphs
 
 constexpr Status kSuccess = 0;
+constexpr Status kOutOfMemory = 2;
+constexpr Status kNoBinaryForGpu = 209;
 constexpr Status kNotReady = 600;
 constexpr Status kAlreadyRegistered = 712;
 
@@ -31,6 +33,10 @@ struct Copy2D {
 };
 constexpr int kHostMemory = 1;
 constexpr int kDeviceMemory = 2;
+constexpr int kCapabilityMajor = 75;  // attributes of a device
+constexpr int kCapabilityMinor = 76;
+constexpr unsigned kPortable = 1;  // for registered host memory: all devices may use it,
+constexpr unsigned kMapped = 2;    // kernels as well
 
 // An entry point. Whoever calls it is seen to be inside by the watch of its thread.
 template <typename Entry>
@@ -52,10 +58,11 @@ struct Driver {
   Status (*getErrorString)(Status, const char**);
   Call<Status(int*)> deviceGetCount;
   Call<Status(int*, int ordinal)> deviceGet;
+  Call<Status(int*, int attribute, int device)> deviceGetAttribute;
   Call<Status(Handle*, int device)> primaryCtxRetain;
   Call<Status(int device)> primaryCtxRelease;
   Call<Status(Handle)> ctxSetCurrent;
-  Call<Status(Handle*, unsigned flags)> streamCreate;
+  Call<Status(Handle*, unsigned flags, int priority)> streamCreate;
   Call<Status(Handle)> streamDestroy;
   Call<Status(Handle)> streamQuery;
   Call<Status(Handle stream, Handle event, unsigned flags)> streamWaitEvent;
@@ -70,6 +77,7 @@ struct Driver {
   Call<Status(DevicePtr)> memFree;
   Call<Status(void*, size_t, unsigned flags)> memHostRegister;
   Call<Status(void*)> memHostUnregister;
+  Call<Status(DevicePtr*, void*, unsigned flags)> memHostGetDevicePointer;
   Call<Status(DevicePtr, const void*, size_t)> memcpyHtoD;
   Call<Status(const Copy2D*, Handle stream)> memcpy2DAsync;
   Call<Status(Handle*, const void*)> moduleLoadData;

@@ -23,6 +23,7 @@ using Status = int;
 constexpr Status kSuccess = 0;
 constexpr Status kNoDevice = 100;
 constexpr int kNameBytes = 256;
+constexpr int kCapabilityMajor = 75;  // an attribute, the minor one follows
 
 struct Driver {
   Status (*init)(unsigned flags);
@@ -30,6 +31,7 @@ struct Driver {
   Status (*deviceGetCount)(int* count);
   Status (*deviceGet)(int* device, int ordinal);
   Status (*deviceGetName)(char* name, int bytes, int device);
+  Status (*deviceGetAttribute)(int* value, int attribute, int device);
   Status (*deviceTotalMem)(size_t* bytes, int device);
   Status (*getErrorName)(Status status, const char** text);
   Status (*getErrorString)(Status status, const char** text);
@@ -59,6 +61,7 @@ bool resolveAll(void* library, Driver* driver, std::string* reason) {
          resolve(library, "cuDeviceGetCount", &driver->deviceGetCount, reason) &&
          resolve(library, "cuDeviceGet", &driver->deviceGet, reason) &&
          resolve(library, "cuDeviceGetName", &driver->deviceGetName, reason) &&
+         resolve(library, "cuDeviceGetAttribute", &driver->deviceGetAttribute, reason) &&
          resolve(library, "cuDeviceTotalMem_v2", &driver->deviceTotalMem, reason) &&
          resolve(library, "cuGetErrorName", &driver->getErrorName, reason) &&
          resolve(library, "cuGetErrorString", &driver->getErrorString, reason);
@@ -90,7 +93,13 @@ std::string readDevice(const Driver& driver, int index, std::vector<ProbedDevice
   status = driver.deviceTotalMem(&bytes, device);
   if (status != kSuccess) return failure(driver, "cuDeviceTotalMem" + ordinal, status);
 
-  devices->push_back({index, name, static_cast<uint64_t>(bytes)});
+  int capability[2] = {};  // major, minor
+  for (int part = 0; part < 2; part += 1) {
+    status = driver.deviceGetAttribute(&capability[part], kCapabilityMajor + part, device);
+    if (status != kSuccess) return failure(driver, "cuDeviceGetAttribute" + ordinal, status);
+  }
+
+  devices->push_back({index, name, static_cast<uint64_t>(bytes), std::to_string(capability[0]) + "." + std::to_string(capability[1])});
   return "";
 }
 

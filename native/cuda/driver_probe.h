@@ -10,6 +10,7 @@ struct ProbedDevice {
   int index;
   std::string name;
   uint64_t memoryBytes;
+  std::string capability;  // as "8.6"
 };
 
 struct DriverProbe {

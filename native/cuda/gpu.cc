@@ -9,6 +9,11 @@
 #include "timer_slack.h"
 
 namespace rubato {
+namespace {
+
+constexpr uintptr_t kPage = 4096;
+
+}  // namespace
 
 double monotonicNs() {
   timespec now;
@@ -102,8 +107,14 @@ bool Gpu::start() {
   if (!ok(driver_.deviceGet(&device, ordinal_), "cuDeviceGet")) return false;
   if (!ok(driver_.primaryCtxRetain(&context_, device), "cuDevicePrimaryCtxRetain")) return false;
   if (!ok(driver_.ctxSetCurrent(context_), "cuCtxSetCurrent")) return false;
+  int major = 0, minor = 0;
+  if (!ok(driver_.deviceGetAttribute(&major, kCapabilityMajor, device), "cuDeviceGetAttribute")) return false;
+  if (!ok(driver_.deviceGetAttribute(&minor, kCapabilityMinor, device), "cuDeviceGetAttribute")) return false;
+  capability_ = 10 * major + minor;
+  // A kernel that copies must not queue behind the blocks of a batch that computes: lower numbers go first, bounded by the driver.
+  constexpr int kFirst = -100;
   for (Handle* stream : {&in_, &compute_, &out_, &load_}) {
-    if (!ok(driver_.streamCreate(stream, kNonBlocking), "cuStreamCreate")) return false;
+    if (!ok(driver_.streamCreate(stream, kNonBlocking, stream == &compute_ ? 0 : kFirst), "cuStreamCreateWithPriority")) return false;
   }
   for (Batch& batch : batches_) {
     for (Handle* event : {&batch.copied, &batch.started, &batch.computed, &batch.returned}) {
@@ -144,11 +155,11 @@ Outcome Gpu::lostOutcome() {
 }
 
 Outcome Gpu::load(const std::shared_ptr<DeviceModel>& model) {
-  const std::string failure = model->load(load_);
+  const std::string failure = model->load(load_, capability_);
   if (failure.empty()) return {};
   const bool isLost = isFatal(model->lastStatus());
   if (isLost) loseByKeeper(failure);
-  return {"GPU " + std::to_string(ordinal_) + ": " + failure, model->spec().file, model->failedField(), isLost};
+  return {"GPU " + std::to_string(ordinal_) + ": " + failure, model->spec().name, model->failedField(), isLost};
 }
 
 void Gpu::attach(Port* port, std::vector<std::shared_ptr<const ModelSpec>> specs) {
@@ -174,22 +185,23 @@ void Gpu::attach(Port* port, std::vector<std::shared_ptr<const ModelSpec>> specs
 void Gpu::finishLoading(Port* port, std::vector<std::shared_ptr<DeviceModel>> models, Outcome outcome) {
   submit([this, port, models = std::move(models), outcome = std::move(outcome)] {
     port->models = models;
+    for (size_t number = 0; number < models.size(); number += 1) noteModel(port, number);
     ports_.push_back(port);
     noteGrace();
     port->owner->loaded(dead_ && outcome.failure.empty() ? lostOutcome() : outcome);
   });
 }
 
-// Pages are pinned whole. One that another region has pinned already leaves this one as it is: copies are then slower.
+// Pages are pinned whole. One that another region has pinned already leaves this one as it is: copies are then slower, and
+// kernels cannot reach it.
 std::string Gpu::pin(Port* port) {
-  constexpr unsigned kPortable = 1;
-  constexpr uintptr_t kPage = 4096;
   const Places& places = port->owner->places();
   if (places.arenaBytes == 0) return "";
   const uintptr_t from = reinterpret_cast<uintptr_t>(places.arena) / kPage * kPage;
   const uintptr_t to = (reinterpret_cast<uintptr_t>(places.arena) + places.arenaBytes + kPage - 1) / kPage * kPage;
-  const Status status = driver_.memHostRegister(reinterpret_cast<void*>(from), to - from, kPortable);
+  const Status status = driver_.memHostRegister(reinterpret_cast<void*>(from), to - from, kPortable | kMapped);
   port->isPinned = status == kSuccess;
+  port->owner->notePinned(port->isPinned);
   if (status == kSuccess || status == kAlreadyRegistered) return "";
   const std::string failure = "pinning " + std::to_string(to - from) + " bytes of tensors: cuMemHostRegister failed with " + driver_.nameOf(status);
   if (isFatal(status)) loseByKeeper(failure);
@@ -211,18 +223,21 @@ void Gpu::stage(Port* port, std::shared_ptr<const ModelSpec> spec) {
 }
 
 void Gpu::settle(Port* port, size_t number, bool keep) {
-  submit([port, number, keep] {
+  submit([this, port, number, keep] {
     if (port->models.size() <= number) port->models.resize(number + 1);
     if (keep) std::swap(port->models[number], port->staged);
+    noteModel(port, number);
     port->retired.push_back({std::move(port->staged), true});
     port->staged = nullptr;
   });
 }
 
 void Gpu::retire(Port* port, size_t number) {
-  submit([port, number] {
-    port->retired.push_back({number < port->models.size() ? std::move(port->models[number]) : nullptr, true});
-    if (number < port->models.size()) port->models[number] = nullptr;
+  submit([this, port, number] {
+    if (port->models.size() <= number) port->models.resize(number + 1);
+    port->retired.push_back({std::move(port->models[number]), true});
+    port->models[number] = nullptr;
+    noteModel(port, number);
   });
 }
 
@@ -232,6 +247,29 @@ void Gpu::retireAll(Port* port) {
     port->models.clear();
     port->retired.push_back({nullptr, true});  // told last: the keeper frees in order
   });
+}
+
+// Asked at the first batch that wants it: the device that pins the memory may have been the last to be ready.
+void Gpu::mapArena(Port* port) {
+  port->isMapped = true;
+  const uintptr_t arena = reinterpret_cast<uintptr_t>(port->owner->places().arena);
+  DevicePtr pages = 0;
+  if (!port->owner->isPinned()) {
+    port->whyNot = "the tensors' memory shares a page with another region, and is not pinned";
+  } else if (ok(driver_.memHostGetDevicePointer(&pages, reinterpret_cast<void*>(arena / kPage * kPage), 0), "cuMemHostGetDevicePointer")) {
+    port->arenaOnDevice = pages + arena % kPage;
+    return;
+  } else {
+    port->whyNot = problem_;
+  }
+  for (size_t number = 0; number < port->models.size(); number += 1) noteModel(port, number);
+}
+
+// What is a model number's from now on. One that comes where kernels have been found not to reach the tensors copies without.
+void Gpu::noteModel(Port* port, size_t number) {
+  DeviceModel* model = port->models[number].get();
+  if (model != nullptr && !port->whyNot.empty()) model->copier().giveUpKernel(port->whyNot);
+  port->owner->noteModel(port->row, number, model);
 }
 
 void Gpu::detach(Port* port) {
@@ -349,7 +387,7 @@ bool Gpu::finishLeaving() {
     const auto tell = [owner, port] { owner->detached(port); };
     const auto work = [this, owner, port, models = std::move(models), tell] {
       for (const auto& model : models) if (model != nullptr) model->unload(true);
-      if (port->isPinned) driver_.memHostUnregister(reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(owner->places().arena) / 4096 * 4096));
+      if (port->isPinned) driver_.memHostUnregister(reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(owner->places().arena) / kPage * kPage));
       tell();
     };
     addJob({owner->places().graceNs, work, tell});

@@ -55,7 +55,7 @@ class Gpu;
 // How something that was asked of a device has ended.
 struct Outcome {
   std::string failure;  // "" when it is done
-  std::string file;     // a model's module and the field of its description, when they are to blame
+  std::string model;    // and the field of its description, when they are to blame
   std::string field;
   bool isLost = false;  // the device is lost, and to blame
 };
@@ -82,7 +82,10 @@ struct Port {
   uint32_t seen = 0;  // plans pushed when this turn began
   int inFlight = 0;
   bool leaving = false;
-  bool isPinned = false;  // its device's keeper
+  bool isPinned = false;        // its device's keeper
+  bool isMapped = false;        // `arenaOnDevice` was asked for
+  DevicePtr arenaOnDevice = 0;  // where kernels find the tensors' memory; 0 where they cannot,
+  std::string whyNot;           // for this reason
   // Its owner:
   bool isAttached = true;
   bool isParked = false;         // has left, and is kept for the memory that it has pinned
@@ -103,7 +106,7 @@ struct Port {
 // runner has the batches, and the keeper whatever may take long: it opens the device, loads and frees models, pins memory.
 // The batch of a plan passes through three streams,
 //
-//   copy in    cells → inputs        as soon as a set of buffers is free, beside the batch before
+//   copy in    cells → inputs        as soon as a set of buffers is free, beside the batch before (copier.h says how)
 //   compute    graph of the bucket   when the plan is ready
 //   copy out   outputs → cells       when the compute is seen to have ended
 //
@@ -147,11 +150,6 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
  private:
   static constexpr uint32_t kDepth = 4;
   enum class Stage { kCopying, kComputing, kReturning, kDraining };
-  // Consecutive requests whose cells lie at equal distances: one copy of rows.
-  struct Run {
-    size_t offset, stride;
-    uint32_t from, count;
-  };
   struct Batch {
     Port* port = nullptr;
     Plan plan{};
@@ -163,7 +161,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
     double launchedNs = 0;
     double dueNs = 0;       // the expected end, once it is the first to compute
     double startNs = 0, endNs = 0;
-    std::vector<Run> runs;
+    BatchCells cells;
   };
 
   // What the keeper is to do. One that finds the device lost, or hangs, is ended by `lost`.
@@ -191,8 +189,10 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   bool step();
   bool admit();
   bool copyIn(Batch& batch);
-  bool findRuns(Batch& batch);
-  bool copyRuns(Batch& batch, bool out);
+  bool findCells(Batch& batch);
+  bool copy(Batch& batch, bool out);
+  void mapArena(Port* port);
+  void noteModel(Port* port, size_t number);
   bool launch(double now);
   bool takeComputed(double now);
   bool takeReturned(double now);
@@ -218,6 +218,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   const Driver& driver_;
   const int ordinal_;
   // Set by the keeper before the runner starts.
+  int capability_ = 0;  // 8.6 is 86
   Handle context_ = nullptr;
   Handle in_ = nullptr, compute_ = nullptr, out_ = nullptr;
   bool started_ = false;

@@ -77,65 +77,43 @@ bool Gpu::admit() {
 }
 
 bool Gpu::copyIn(Batch& batch) {
-  return findRuns(batch) && copyRuns(batch, false) && ok(driver_.eventRecord(batch.copied, in_), "cuEventRecord");
+  return findCells(batch) && copy(batch, false) && ok(driver_.eventRecord(batch.copied, in_), "cuEventRecord");
 }
 
-// The cells of the batch, from its shard's batch table, as runs of equal distances.
-bool Gpu::findRuns(Batch& batch) {
+// The cells of the batch, from its shard's batch table.
+bool Gpu::findCells(Batch& batch) {
   const Places& places = batch.port->owner->places();
   const IssueRecord& issue = batch.plan.issue;
   const Places::Shard& shard = places.shards[static_cast<size_t>(issue.shard)];
   const int32_t* slots = reinterpret_cast<const int32_t*>(places.buffer + shard.batchSlots) + static_cast<size_t>(issue.row) * shard.stride;
   const int32_t* cells = reinterpret_cast<const int32_t*>(places.buffer + places.cells);
   const size_t cellBytes = batch.model->spec().cellBytes;
-  batch.runs.clear();
+  batch.cells.clear();
   for (uint32_t i = 0; i < static_cast<uint32_t>(issue.size); i += 1) {
     const uint32_t slot = static_cast<uint32_t>(slots[i]);
     const int64_t cell = slot < places.slots ? int64_t{cells[slot]} - 1 : -2;
-    if (cell == -1) continue;  // it has brought no tensors
-    const size_t offset = static_cast<size_t>(cell) * 64;
-    if (cell < 0 || offset + cellBytes > places.arenaBytes) {
+    // -1: it has brought no tensors
+    if (cell < -1 || (cell >= 0 && static_cast<size_t>(cell) * 64 + cellBytes > places.arenaBytes)) {
       problem_ = "slot " + std::to_string(slot) + " has no cell in the tensors' memory";
       return false;
     }
-    Run* last = batch.runs.empty() ? nullptr : &batch.runs.back();
-    if (last != nullptr && last->from + last->count == i) {
-      const size_t end = last->offset + (last->count - 1) * last->stride;
-      if (last->count == 1 && offset > end) last->stride = offset - end;
-      if (offset == end + last->stride) {
-        last->count += 1;
-        continue;
-      }
-    }
-    batch.runs.push_back({offset, cellBytes, i, 1});
+    batch.cells.add(static_cast<int32_t>(cell), cellBytes);
   }
   return true;
 }
 
-bool Gpu::copyRuns(Batch& batch, bool out) {
-  const ModelSpec& spec = batch.model->spec();
-  const auto& tensors = out ? spec.outputs : spec.inputs;
-  uint8_t* arena = batch.port->owner->places().arena;
-  for (size_t t = 0; t < tensors.size(); t += 1) {
-    const DevicePtr device = out ? batch.model->output(batch.set, t) : batch.model->input(batch.set, t);
-    const size_t bytes = tensors[t].bytes;
-    for (const Run& run : batch.runs) {
-      Copy2D copy{};
-      uint8_t* host = arena + run.offset + tensors[t].cellOffset;
-      const DevicePtr at = device + run.from * bytes;
-      copy.fromType = out ? kDeviceMemory : kHostMemory;
-      copy.toType = out ? kHostMemory : kDeviceMemory;
-      (out ? copy.fromDevice : copy.toDevice) = at;
-      (out ? copy.fromPitch : copy.toPitch) = bytes;
-      (out ? copy.toPitch : copy.fromPitch) = run.stride;
-      if (out) copy.toHost = host;
-      else copy.fromHost = host;
-      copy.bytes = bytes;
-      copy.rows = run.count;
-      if (!ok(driver_.memcpy2DAsync(&copy, out ? out_ : in_), "cuMemcpy2DAsync")) return false;
-    }
-  }
-  return true;
+bool Gpu::copy(Batch& batch, bool out) {
+  Port* port = batch.port;
+  Copier& copier = batch.model->copier();
+  const bool wantsKernel = copier.wantsKernel(out, batch.cells);
+  if (wantsKernel && !port->isMapped) mapArena(port);
+  if (dead_) return false;
+  const bool byKernel = wantsKernel && port->arenaOnDevice != 0;
+  const Arena arena = {port->owner->places().arena, port->arenaOnDevice};
+  const auto& buffers = out ? batch.model->outputs(batch.set) : batch.model->inputs(batch.set);
+  const char* call = "";
+  const Status status = copier.copy(out, byKernel, batch.cells, arena, buffers, out ? out_ : in_, &call);
+  return ok(status, call);
 }
 
 // ------------------------------------------------------------------ compute, copy out
@@ -172,7 +150,7 @@ bool Gpu::takeComputed(double now) {
     const Status status = driver_.eventQuery(batch.computed);
     if (status == kNotReady) return false;
     batch.stage = Stage::kReturning;
-    const bool returned = ok(status, "cuEventQuery") && copyRuns(batch, true) && ok(driver_.eventRecord(batch.returned, out_), "cuEventRecord");
+    const bool returned = ok(status, "cuEventQuery") && copy(batch, true) && ok(driver_.eventRecord(batch.returned, out_), "cuEventRecord");
     if (!returned) fail(batch, problem_);
     return true;
   }

@@ -9,19 +9,19 @@ std::string DeviceModel::problem(const std::string& what, Status status) {
   return "model '" + spec_->name + "': " + what + " failed with " + driver_.nameOf(status);
 }
 
-std::string DeviceModel::load(Handle stream) {
-  std::string failure = loadAll(stream);
-  if (!failure.empty()) unload(true);
+std::string DeviceModel::load(Handle stream, int capability) {
+  std::string failure = loadAll(stream, capability);
+  // What a kernel that hangs may still write to stays, as a device that is lost keeps what it has.
+  if (!failure.empty()) unload(lastStatus_ != kNotReady);
   return failure;
 }
 
-std::string DeviceModel::loadAll(Handle stream) {
+std::string DeviceModel::loadAll(Handle stream, int capability) {
   field_ = "module";
-  Status status = driver_.moduleLoadData(&module_, spec_->image.c_str());
-  if (status != kSuccess) {
-    module_ = nullptr;
-    return problem("loading the module " + spec_->file, status);
-  }
+  const ModuleImage* taken = nullptr;
+  Status status = loadModule(driver_, spec_->modules, capability, &module_, &taken);
+  file_ = taken->file;
+  if (status != kSuccess) return problem("loading the module " + file_, status);
   for (size_t i = 0; i < spec_->weights.size(); i += 1) {
     const std::string& bytes = spec_->weights[i];
     field_ = "weights";
@@ -55,7 +55,10 @@ std::string DeviceModel::loadAll(Handle stream) {
     }
     if (!failure.empty()) return failure;
   }
-  return "";
+  field_ = "copies";
+  std::string failure;
+  lastStatus_ = copier_.load(capability, stream, inputs_[0], outputs_[0], &failure);
+  return failure.empty() ? "" : "model '" + spec_->name + "': " + failure;
 }
 
 std::string DeviceModel::allocate(DevicePtr* to, size_t bytes, const std::string& what) {
@@ -89,7 +92,7 @@ std::string DeviceModel::launch(Handle stream, int set, const LaunchSpec& spec) 
   Handle function = nullptr;
   field_ = "launches";
   Status status = driver_.moduleGetFunction(&function, module_, spec.kernel.c_str());
-  if (status != kSuccess) return problem("finding the kernel '" + spec.kernel + "' in " + spec_->file, status);
+  if (status != kSuccess) return problem("finding the kernel '" + spec.kernel + "' in " + file_, status);
   std::vector<uint64_t> values(spec.args.size());
   std::vector<void*> pointers(spec.args.size());
   for (size_t i = 0; i < spec.args.size(); i += 1) {
@@ -110,6 +113,7 @@ std::string DeviceModel::launch(Handle stream, int set, const LaunchSpec& spec) 
 }
 
 void DeviceModel::unload(bool usable) {
+  copier_.unload(usable);
   if (usable) {
     for (auto& graphs : graphs_) for (Handle graph : graphs) driver_.graphExecDestroy(graph);
     for (const DevicePtr at : owned_) driver_.memFree(at);

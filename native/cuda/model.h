@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "copier.h"
 #include "driver.h"
+#include "module.h"
 
 namespace rubato {
 
@@ -37,13 +39,22 @@ struct BucketSpec {
 
 struct ModelSpec {
   std::string name;
-  std::string file;   // where the module came from, for messages
-  std::string image;  // PTX, cubin or fatbin
+  std::vector<ModuleImage> modules;      // the same kernels, one at least
+  std::vector<ModuleImage> copyModules;  // those of kernels/gather.cu, unless `copies` is kCopy
+  Copies copies = Copies::kCopy;
   std::vector<TensorSpec> inputs, outputs;
   std::vector<size_t> scratchBytes;  // per request
   std::vector<std::string> weights;
   std::vector<BucketSpec> buckets;  // by size
   size_t cellBytes = 0;             // of a request, inputs and outputs
+};
+
+// What became of a model on a device, for whoever asks.
+struct LoadedModel {
+  std::string name;
+  std::string module;  // the file whose kernels run
+  std::vector<KernelFrom> kernelFrom;
+  std::string decidedBy;
 };
 
 // Buffers of one batch: the next one's inputs are copied while the one before computes.
@@ -52,13 +63,14 @@ constexpr int kSets = 2;
 // A model on one device. All calls come from the device's thread, with its context current.
 class DeviceModel {
  public:
-  DeviceModel(const Driver& driver, std::shared_ptr<const ModelSpec> spec) : driver_(driver), spec_(std::move(spec)) {}
+  DeviceModel(const Driver& driver, std::shared_ptr<const ModelSpec> spec) : driver_(driver), spec_(std::move(spec)), copier_(driver, *spec_) {}
   DeviceModel(const DeviceModel&) = delete;
   DeviceModel& operator=(const DeviceModel&) = delete;
 
-  // Loads the module and the weights, allocates the buffers and captures a graph per bucket and set on the stream.
-  // Answers what went wrong and leaves nothing behind then, or "".
-  std::string load(Handle stream);
+  // Loads the module for a chip of this compute capability (8.6 is 86) and the weights, allocates the buffers, captures a
+  // graph per bucket and set on the stream, and measures how to copy. Answers what went wrong and, unless
+  // a kernel hangs, leaves nothing behind then; or "".
+  std::string load(Handle stream, int capability);
   // Only when its streams are idle. `usable`: the device still takes calls; otherwise its memory is lost with it.
   void unload(bool usable);
 
@@ -67,8 +79,10 @@ class DeviceModel {
   const std::string& failedField() const { return field_; }
 
   const ModelSpec& spec() const { return *spec_; }
-  DevicePtr input(int set, size_t index) const { return inputs_[set][index]; }
-  DevicePtr output(int set, size_t index) const { return outputs_[set][index]; }
+  LoadedModel loadedAs() const { return {spec_->name, file_, copier_.kernelFrom(), copier_.decidedBy()}; }
+  const std::vector<DevicePtr>& inputs(int set) const { return inputs_[set]; }
+  const std::vector<DevicePtr>& outputs(int set) const { return outputs_[set]; }
+  Copier& copier() { return copier_; }
   Handle graphFor(int set, uint32_t size) const;
   uint32_t maxBatch() const { return spec_->buckets.back().size; }
 
@@ -77,7 +91,7 @@ class DeviceModel {
   bool inUse[kSets] = {};
 
  private:
-  std::string loadAll(Handle stream);
+  std::string loadAll(Handle stream, int capability);
   std::string allocate(DevicePtr* to, size_t bytes, const std::string& what);
   std::string capture(Handle stream, int set, const BucketSpec& bucket, Handle* exec);
   std::string launch(Handle stream, int set, const LaunchSpec& spec);
@@ -85,6 +99,8 @@ class DeviceModel {
 
   const Driver& driver_;
   const std::shared_ptr<const ModelSpec> spec_;
+  Copier copier_;
+  std::string file_;
   Handle module_ = nullptr;
   Status lastStatus_ = kSuccess;
   std::string field_;  // that is being loaded

@@ -123,13 +123,26 @@ LaunchSpec readLaunch(Reader& read, const Napi::Value& given) {
   return launch;
 }
 
+std::vector<ModuleImage> readModules(Reader& read, const Napi::Value& from, const char* field) {
+  std::vector<ModuleImage> modules;
+  read.list(from, field, [&](const Napi::Value& module) {
+    const auto [at, bytes] = read.bytes(read.get(module, "image"), "image");
+    modules.push_back({read.text(module, "file"), static_cast<int>(read.word(module, "chip")), std::string(reinterpret_cast<const char*>(at), bytes)});
+  });
+  return modules;
+}
+
 std::shared_ptr<const ModelSpec> readModel(Reader& read, const Napi::Value& given) {
   if (given.IsNull()) return nullptr;
   const std::shared_ptr<ModelSpec> model(new ModelSpec);
   model->name = read.text(given, "name");
-  model->file = read.text(given, "file");
-  const auto [image, imageBytes] = read.bytes(read.get(given, "image"), "image");
-  model->image.assign(reinterpret_cast<const char*>(image), imageBytes);
+  model->modules = readModules(read, given, "modules");
+  model->copyModules = readModules(read, given, "copyModules");
+  const uint32_t copies = read.word(given, "copies");
+  if (copies > static_cast<uint32_t>(Copies::kCopy)) read.refuse("copies", "a way to copy");
+  model->copies = static_cast<Copies>(copies);
+  if (model->modules.empty()) read.refuse("modules", "one at least");
+  if (model->copyModules.empty() && model->copies != Copies::kCopy) read.refuse("copyModules", "one at least");
   model->cellBytes = read.size(given, "cellBytes");
   read.list(given, "inputs", [&](const Napi::Value& tensor) { model->inputs.push_back({read.size(tensor, "cellOffset"), read.size(tensor, "bytes")}); });
   read.list(given, "outputs", [&](const Napi::Value& tensor) { model->outputs.push_back({read.size(tensor, "cellOffset"), read.size(tensor, "bytes")}); });

@@ -4,6 +4,7 @@
  */
 import { availableParallelism, cpus } from 'node:os';
 
+import { chipFor } from '../devices/cuda/model-file.js';
 import { cudaLibrary, loadNative, type CudaProbe, type NativeAddon } from '../devices/cuda/native.js';
 import { LatencyProfile } from '../model/latency-profile.js';
 import { cpuQuota, type CpuQuota } from '../scheduler/cpu-quota.js';
@@ -213,8 +214,13 @@ function cudaFindings({ cuda }: DoctorReport): Finding[] {
     return [['note', 'CUDA', value, `${cuda.reason}; emulated and callback devices work`]];
   }
   const driver: Finding = ['good', 'CUDA', `driver for ${cuda.driverVersion}`, `${cuda.devices.length} GPU(s) can be used`];
-  return [driver, ...cuda.devices.map(({ index, name, memoryBytes }): Finding =>
-    ['good', `GPU ${index}`, name, `${(memoryBytes / 2 ** 30).toFixed(1)} GiB of memory`])];
+  return [driver, ...cuda.devices.map(({ index, name, memoryBytes, capability }): Finding =>
+    ['good', `GPU ${index}`, name, `${(memoryBytes / 2 ** 30).toFixed(1)} GiB of memory, compute capability ${capability}; ${kernelsFor(capability)}`])];
+}
+
+function kernelsFor(capability: string): string {
+  const chip = chipFor(Number(capability.replace('.', '')));
+  return chip === null ? 'its driver compiles the kernels at the first load' : `runs kernels compiled for sm_${chip}`;
 }
 
 function timerFindings({ timer }: DoctorReport): Finding[] {

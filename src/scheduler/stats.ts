@@ -1,4 +1,5 @@
 /** `scheduler.stats()`: what an operator wants to see, from the shared counters and histograms. */
+import type { CudaModelStats } from '../devices/cuda/native.js';
 import type { GpuAdvice } from '../protocol/advice.js';
 import type { ModelCounters, StatsReader } from '../protocol/stats.js';
 import type { ThreadStats } from './host-thread.js';
@@ -17,10 +18,12 @@ export interface ModelStats extends ModelCounters {
 export interface GpuStats {
   /** Its number: results tell which GPU ran them, `removeDevice` takes it. */
   readonly gpu: number;
-  readonly kind: 'emulated' | 'callback';
+  readonly kind: 'emulated' | 'callback' | 'cuda';
   readonly batches: number;
   /** Share of the time since the start that it was busy. */
   readonly busyShare: number;
+  /** Of a CUDA device: what it runs each model with. */
+  readonly cuda?: readonly CudaModelStats[];
 }
 
 export interface SchedulerStats {
@@ -43,7 +46,7 @@ export interface SchedulerStats {
   readonly inFlight: number;
 }
 
-export function readStats(reader: StatsReader, threads: readonly ThreadStats[], nowNs: number): SchedulerStats {
+export function readStats(reader: StatsReader, threads: readonly ThreadStats[], nowNs: number, cudaOf: (gpu: number) => readonly CudaModelStats[] | null): SchedulerStats {
   const numbers = reader.numbers();
   const models = reader.models().map((counters, index): ModelStats => {
     const model = numbers[index]!;
@@ -62,7 +65,11 @@ export function readStats(reader: StatsReader, threads: readonly ThreadStats[], 
     uptimeMs: nowNs / 1e6,
     threads,
     models,
-    gpus: reader.gpus().map((gpu) => ({ gpu: gpu.gpu, kind: gpu.emulated ? 'emulated' : 'callback', batches: gpu.batches, busyShare: nowNs === 0 ? 0 : gpu.busyNs / nowNs })),
+    gpus: reader.gpus().map(({ gpu, emulated, batches, busyNs }) => {
+      const cuda = cudaOf(gpu);
+      const kind = emulated ? 'emulated' : cuda === null ? 'callback' : 'cuda';
+      return { gpu, kind, batches, busyShare: nowNs === 0 ? 0 : busyNs / nowNs, ...(cuda !== null && { cuda }) };
+    }),
     gpusWanted: reader.gpusWanted(),
     accepted: sum((model) => model.accepted),
     refused: sum((model) => model.refused),

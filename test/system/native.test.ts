@@ -109,11 +109,11 @@ describe('the doctor', () => {
   });
 
   test('prints each GPU when there are some', () => {
-    const devices = [{ index: 0, name: 'A Card', memoryBytes: 24 * 2 ** 30 }, { index: 1, name: 'B Card', memoryBytes: 2 ** 33 }];
+    const devices = [{ index: 0, name: 'A Card', memoryBytes: 24 * 2 ** 30, capability: '8.7' }, { index: 1, name: 'B Card', memoryBytes: 2 ** 33, capability: '12.0' }];
     const text = printed({ ...doctor(), cuda: { available: true, reason: '', driverVersion: '13.0', devices } });
     assert.match(text, /^ok {2}CUDA +driver for 13\.0 +2 GPU/m);
-    assert.match(text, /^ok {2}GPU 0 +A Card +24\.0 GiB/m);
-    assert.match(text, /^ok {2}GPU 1 +B Card +8\.0 GiB/m);
+    assert.match(text, /^ok {2}GPU 0 +A Card +24\.0 GiB of memory, compute capability 8\.7; runs kernels compiled for sm_86/m);
+    assert.match(text, /^ok {2}GPU 1 +B Card +8\.0 GiB of memory, compute capability 12\.0; its driver compiles/m);
   });
 
   test('knows which Node.js is new enough', () => {

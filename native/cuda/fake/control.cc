@@ -6,7 +6,7 @@
 //   stall CALL NTH                the NTH call from now does not return before `release`
 //   release                       lets hanging kernels and calls go on
 //   reset                         no faults any more, and release
-//   set NAME VALUE                devices, version, memory, copyns, copynsperbyte, launchns
+//   set NAME VALUE                devices, version, capability, memory, copyns, copynsperbyte, launchns
 //   count NAME                    answers how often a call was made, or how many there are of: memory, streams, events, …
 #include <cstdio>
 #include <cstdlib>
@@ -63,6 +63,7 @@ bool set(const std::string& name, double value) {
   Settings& to = settings();
   if (name == "devices") to.devices = static_cast<int>(value);
   else if (name == "version") to.version = static_cast<int>(value);
+  else if (name == "capability") to.capability = static_cast<int>(value);
   else if (name == "memory") to.memoryBytes = static_cast<size_t>(value);
   else if (name == "copyns") to.copyNs = value;
   else if (name == "copynsperbyte") to.copyNsPerByte = value;

@@ -23,8 +23,11 @@ namespace {
 constexpr size_t kMostArgs = 32;
 
 void pointersOf(const Launch& launch, void** pointers) {
-  const size_t count = launch.kernel->argBytes.size();
-  for (size_t i = 0; i < count && i < kMostArgs; i += 1) pointers[i] = const_cast<unsigned char*>(launch.values.data()) + 8 * i;
+  unsigned char* at = const_cast<unsigned char*>(launch.values.data());
+  for (const size_t bytes : launch.kernel->argBytes) {
+    *pointers++ = at;
+    at += (bytes + 7) / 8 * 8;
+  }
 }
 
 double lengthOf(const Work& work) {
@@ -92,7 +95,11 @@ void finish(Stream& stream, double endNs) {
   void* args[kMostArgs];
   for (const Launch& launch : work.graph->launches) {
     pointersOf(launch, args);
-    launch.kernel->run(args, launch.grid);
+    const Status status = launch.kernel->run(args, launch.grid);
+    if (status != 0) {
+      stream.device->error = status;
+      return;
+    }
   }
 }
 

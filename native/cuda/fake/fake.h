@@ -21,6 +21,7 @@ constexpr Status kNotInitialized = 3;
 constexpr Status kInvalidDevice = 101;
 constexpr Status kInvalidImage = 200;
 constexpr Status kInvalidContext = 201;
+constexpr Status kNoBinaryForGpu = 209;
 constexpr Status kUnsupportedPtx = 222;
 constexpr Status kInvalidHandle = 400;
 constexpr Status kNotFound = 500;
@@ -36,13 +37,16 @@ struct Grid {
   unsigned block[3];
 };
 
-// A kernel in C++: `ns` is how long the device is busy with it, `run` its effect, which becomes visible at its end.
+// A kernel in C++: `ns` is how long the device is busy with it, `run` its effect, which becomes visible at its end, and the
+// error that it ends with, 0 as a rule.
 struct Kernel {
   const char* name;
   std::vector<size_t> argBytes;
   double (*ns)(void* const* args, const Grid& grid);
-  void (*run)(void* const* args, const Grid& grid);
+  Status (*run)(void* const* args, const Grid& grid);
 };
+// Where the host finds what a kernel sees at this address of registered memory; null where there is none.
+char* fromMapped(uint64_t address, size_t bytes);
 const Kernel* findKernel(const std::string& name);
 
 // ------------------------------------------------------------------ faults and figures (control.cc)
@@ -50,6 +54,7 @@ const Kernel* findKernel(const std::string& name);
 struct Settings {
   std::atomic<int> devices{1};
   std::atomic<int> version{12040};
+  std::atomic<int> capability{80};
   std::atomic<size_t> memoryBytes{size_t{1} << 30};
   std::atomic<double> copyNs{0};         // of every copy
   std::atomic<double> copyNsPerByte{0};  // and of its bytes
@@ -78,7 +83,7 @@ struct Event {
 struct Launch {
   const Kernel* kernel;
   Grid grid;
-  std::vector<unsigned char> values;  // the arguments, each in 8 bytes
+  std::vector<unsigned char> values;  // the arguments, each at a multiple of 8 bytes
 };
 
 struct Graph {

@@ -1,8 +1,10 @@
 // libfakecuda.so: the CUDA driver's entry points that rubato uses, on host memory, with faults on order. For tests only:
 // RUBATO_CUDA_LIBRARY names it, nothing links it. Several GPUs, streams, events with times, captured graphs, registered
-// host memory, modules from PTX text whose kernels are the C++ functions of kernels.cc. control.cc has the commands.
+// host memory, modules from PTX text or cubins whose kernels are the C++ functions of kernels.cc. control.cc has the commands.
 //
 // All state lies behind one lock, which no call holds while it waits.
+#include <elf.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -30,7 +32,11 @@ struct State {
   std::mutex mutex;
   bool initialized = false;
   Device devices[kMostDevices];
-  std::map<uintptr_t, size_t> registered;
+  struct Region {
+    size_t bytes;
+    bool isMapped;
+  };
+  std::map<uintptr_t, Region> registered;
 };
 
 State& state() {
@@ -56,13 +62,25 @@ struct Entered {
 
 void count(const char* what, int by) { counter(what) += static_cast<uint64_t>(static_cast<int64_t>(by)); }
 
-bool within(const std::map<uintptr_t, size_t>& ranges, const void* address, size_t bytes) {
-  const uintptr_t at = reinterpret_cast<uintptr_t>(address);
+size_t lengthOf(size_t bytes) { return bytes; }
+size_t lengthOf(const State::Region& region) { return region.bytes; }
+
+// The range that holds these bytes, null when none does.
+template <typename Range>
+const Range* rangeOf(const std::map<uintptr_t, Range>& ranges, uintptr_t at, size_t bytes) {
   auto after = ranges.upper_bound(at);
-  if (after == ranges.begin()) return false;
+  if (after == ranges.begin()) return nullptr;
   --after;
-  return at + bytes <= after->first + after->second;
+  return at + bytes <= after->first + lengthOf(after->second) ? &after->second : nullptr;
 }
+
+template <typename Range>
+bool within(const std::map<uintptr_t, Range>& ranges, const void* address, size_t bytes) {
+  return rangeOf(ranges, reinterpret_cast<uintptr_t>(address), bytes) != nullptr;
+}
+
+// What kernels see of host memory they see here: an address that is none of the host's, so that neither is taken for the other.
+constexpr uintptr_t kMappedAt = uintptr_t{1} << 60;
 
 void enqueue(Stream* stream, Work&& work) {
   work.issuedNs = nowNs();
@@ -80,6 +98,12 @@ Status enqueueCopy(Stream* stream, const Copy& copy, const void* device, size_t 
 }
 
 }  // namespace
+
+char* fake::fromMapped(uint64_t address, size_t bytes) {
+  const uintptr_t at = address - kMappedAt;
+  const State::Region* region = address < kMappedAt ? nullptr : rangeOf(state().registered, at, bytes);
+  return region != nullptr && region->isMapped ? reinterpret_cast<char*>(at) : nullptr;
+}
 
 // ------------------------------------------------------------------ the driver and its devices
 
@@ -110,6 +134,14 @@ API cuDeviceGet(int* device, int ordinal) {
   return 0;
 }
 
+API cuDeviceGetAttribute(int* value, int attribute, int device) {
+  ENTER(cuDeviceGetAttribute);
+  if (device < 0 || device >= settings().devices) return kInvalidDevice;
+  if (attribute != 75 && attribute != 76) return kInvalidValue;
+  *value = attribute == 75 ? settings().capability / 10 : settings().capability % 10;
+  return 0;
+}
+
 API cuDeviceGetName(char* name, int bytes, int device) {
   ENTER(cuDeviceGetName);
   const std::string text = "Fake GPU " + std::to_string(device);
@@ -126,7 +158,7 @@ API cuDeviceTotalMem_v2(size_t* bytes, int) {
 API cuGetErrorName(Status status, const char** text) {
   static const std::map<Status, const char*> names = {
       {1, "CUDA_ERROR_INVALID_VALUE"}, {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {100, "CUDA_ERROR_NO_DEVICE"}, {101, "CUDA_ERROR_INVALID_DEVICE"},
-      {200, "CUDA_ERROR_INVALID_IMAGE"}, {214, "CUDA_ERROR_ECC_UNCORRECTABLE"}, {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"}, {500, "CUDA_ERROR_NOT_FOUND"},
+      {200, "CUDA_ERROR_INVALID_IMAGE"}, {209, "CUDA_ERROR_NO_BINARY_FOR_GPU"}, {214, "CUDA_ERROR_ECC_UNCORRECTABLE"}, {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"}, {500, "CUDA_ERROR_NOT_FOUND"},
       {600, "CUDA_ERROR_NOT_READY"}, {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {712, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED"},
       {715, "CUDA_ERROR_ILLEGAL_INSTRUCTION"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}, {999, "CUDA_ERROR_UNKNOWN"}};
   const auto found = names.find(status);
@@ -167,8 +199,8 @@ API cuCtxSetCurrent(void* context) {
 
 // ------------------------------------------------------------------ streams and events
 
-API cuStreamCreate(Stream** stream, unsigned) {
-  ENTER(cuStreamCreate);
+API cuStreamCreateWithPriority(Stream** stream, unsigned, int) {
+  ENTER(cuStreamCreateWithPriority);
   Entered entered;
   if (entered.status != 0) return entered.status;
   *stream = new Stream{current, {}, 0, nullptr};
@@ -278,16 +310,16 @@ API cuMemFree_v2(uint64_t address) {
   return entered.status;
 }
 
-API cuMemHostRegister_v2(void* address, size_t bytes, unsigned) {
+API cuMemHostRegister_v2(void* address, size_t bytes, unsigned flags) {
   ENTER(cuMemHostRegister_v2);
   Entered entered;
   if (entered.status != 0) return entered.status;
   const uintptr_t from = reinterpret_cast<uintptr_t>(address);
   if (from % 4096 != 0 || bytes % 4096 != 0) return kInvalidValue;
-  for (const auto& [at, length] : state().registered) {
-    if (from < at + length && at < from + bytes) return kAlreadyRegistered;
+  for (const auto& [at, region] : state().registered) {
+    if (from < at + region.bytes && at < from + bytes) return kAlreadyRegistered;
   }
-  state().registered[from] = bytes;
+  state().registered[from] = {bytes, (flags & 2) != 0};
   count("registered", 1);
   return 0;
 }
@@ -297,6 +329,16 @@ API cuMemHostUnregister(void* address) {
   Entered entered;
   if (state().registered.erase(reinterpret_cast<uintptr_t>(address)) == 0) return kNotRegistered;
   count("registered", -1);
+  return 0;
+}
+
+API cuMemHostGetDevicePointer_v2(uint64_t* device, void* address, unsigned) {
+  ENTER(cuMemHostGetDevicePointer_v2);
+  Entered entered;
+  if (entered.status != 0) return entered.status;
+  const uintptr_t at = reinterpret_cast<uintptr_t>(address);
+  if (fake::fromMapped(at + kMappedAt, 1) == nullptr) return kInvalidValue;
+  *device = at + kMappedAt;
   return 0;
 }
 
@@ -344,20 +386,53 @@ API cuMemcpy2DAsync_v2(const Copy2D* of, Stream* stream) {
 
 // ------------------------------------------------------------------ modules, kernels, graphs
 
-API cuModuleLoadData(Module** module, const void* image) {
-  ENTER(cuModuleLoadData);
-  Entered entered;
-  if (entered.status != 0) return entered.status;
-  const std::string text = static_cast<const char*>(image);
+namespace {
+
+Status readPtx(const std::string& text, std::vector<std::string>* kernels) {
   const size_t version = text.find(".version ");
   if (version == std::string::npos) return kInvalidImage;
   // PTX 6.0 came with CUDA 9.0, 7.0 with 11.0, 8.0 with 12.0: the driver refuses what is newer than itself.
   const int major = atoi(text.c_str() + version + 9);
   if ((major + (major == 6 ? 3 : 4)) * 1000 > settings().version) return kUnsupportedPtx;
-  *module = new Module;
   for (size_t at = text.find(".entry "); at != std::string::npos; at = text.find(".entry ", at + 1)) {
     const size_t end = text.find_first_of("( \t\n", at + 7);
-    const std::string name = text.substr(at + 7, end - at - 7);
+    kernels->push_back(text.substr(at + 7, end - at - 7));
+  }
+  return 0;
+}
+
+// An ELF file of the compilers of CUDA 11 and 12 (ABI version 7): each kernel has a section of code, .text.NAME.
+Status readCubin(const char* image, std::vector<std::string>* kernels) {
+  Elf64_Ehdr header;
+  memcpy(&header, image, sizeof header);
+  if (header.e_machine != 190 || header.e_ident[EI_ABIVERSION] != 7 || settings().version < 11000) return kInvalidImage;
+  const int chip = header.e_flags & 0xff;
+  const int capability = settings().capability;
+  if (chip / 10 != capability / 10 || chip > capability) return kNoBinaryForGpu;
+  const auto section = [&](size_t index) {
+    Elf64_Shdr of;
+    memcpy(&of, image + header.e_shoff + index * header.e_shentsize, sizeof of);
+    return of;
+  };
+  const char* names = image + section(header.e_shstrndx).sh_offset;
+  for (size_t i = 0; i < header.e_shnum; i += 1) {
+    const std::string name = names + section(i).sh_name;
+    if (name.compare(0, 6, ".text.") == 0) kernels->push_back(name.substr(6));
+  }
+  return 0;
+}
+
+}  // namespace
+
+API cuModuleLoadData(Module** module, const void* image) {
+  ENTER(cuModuleLoadData);
+  Entered entered;
+  if (entered.status != 0) return entered.status;
+  std::vector<std::string> kernels;
+  const Status status = memcmp(image, "\x7f" "ELF", 4) == 0 ? readCubin(static_cast<const char*>(image), &kernels) : readPtx(static_cast<const char*>(image), &kernels);
+  if (status != 0) return status;
+  *module = new Module;
+  for (const std::string& name : kernels) {
     if (const Kernel* kernel = findKernel(name)) (*module)->functions[name] = {kernel};
   }
   count("modules", 1);
@@ -385,9 +460,11 @@ API cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
   if (entered.status != 0) return entered.status;
   if (gx == 0 || gy == 0 || gz == 0 || bx * by * bz == 0 || bx * by * bz > 1024) return kInvalidValue;
   Launch launch{function->kernel, {{gx, gy, gz}, {bx, by, bz}}, {}};
-  const auto& sizes = function->kernel->argBytes;
-  launch.values.resize(8 * sizes.size());
-  for (size_t i = 0; i < sizes.size(); i += 1) memcpy(&launch.values[8 * i], args[i], sizes[i]);
+  for (const size_t bytes : function->kernel->argBytes) {
+    const size_t at = launch.values.size();
+    launch.values.resize(at + (bytes + 7) / 8 * 8);
+    memcpy(&launch.values[at], *args++, bytes);
+  }
   if (stream->capture != nullptr) {
     stream->capture->launches.push_back(std::move(launch));
     return 0;

@@ -1,6 +1,7 @@
 // Drives the stream manager as a dispatch thread does, without Node.js: for the sanitizers and for its speed.
 //
-//   stress LIBRARY speed                batches per second through one device, and the CPU time of each side
+//   stress LIBRARY speed                batches per second through one device, and the CPU time of each side, for batches
+//                                       in one piece and scattered, copied by the engines and by the kernel
 //   stress LIBRARY faults SEED SECONDS  several devices and schedulers, random faults; every batch must end once, and
 //                                       every result must be right
 #include <dlfcn.h>
@@ -54,10 +55,12 @@ struct Control {
   }
 };
 
-std::shared_ptr<ModelSpec> vecadd() {
+std::shared_ptr<ModelSpec> vecadd(Copies copies) {
   auto model = std::make_shared<ModelSpec>();
   model->name = "vecadd";
-  model->image = ".version 6.0\n.visible .entry vecadd(\n";
+  model->modules = {{"vecadd.ptx", 0, ".version 6.0\n.visible .entry vecadd(\n"}};
+  model->copyModules = {{"gather.ptx", 0, ".version 6.0\n.visible .entry gather(\n.visible .entry scatter(\n"}};
+  model->copies = copies;
   model->cellBytes = kCell;
   model->inputs = {{0, 64}, {64, 64}};
   model->outputs = {{128, 64}};
@@ -94,9 +97,9 @@ class Scheduler {
     for (uint32_t slot = 0; slot < kSlots; slot += 1) cells[slot] = static_cast<int32_t>(slot * kCell / 64) + 1;
   }
 
-  bool open(const char* library, const std::vector<DeviceSpec>& devices) {
+  bool open(const char* library, const std::vector<DeviceSpec>& devices, Copies copies) {
     attachment_ = std::make_shared<Attachment>(places_);
-    attachment_->open(library, devices, {vecadd()});
+    attachment_->open(library, devices, {vecadd(copies)});
     std::string failure;
     Attachment::State state;
     while ((state = attachment_->state(&failure)) == Attachment::State::kOpening) std::this_thread::yield();
@@ -111,7 +114,7 @@ class Scheduler {
     row = next_ = (next_ + row) % kRows;
     int32_t* slots = reinterpret_cast<int32_t*>(buffer_.data() + places_.shards[0].batchSlots) + row * kStride;
     for (uint32_t i = 0; i < size; i += 1) {
-      slots[i] = static_cast<int32_t>(row * kStride + (scattered ? (i * 5) % kStride : i));
+      slots[i] = static_cast<int32_t>(row * kStride + (scattered ? (i * 11) % kStride : i));
       float* cell = reinterpret_cast<float*>(arena_.data() + static_cast<size_t>(slots[i]) * kCell);
       cell[0] = static_cast<float>(number_ % 1000);
       cell[kFloats] = static_cast<float>(i);
@@ -152,9 +155,9 @@ class Scheduler {
   }
 
   // A model comes, and is thrown away or takes the place of the one that runs.
-  void change(bool isKept) {
+  void change(Copies copies, bool isKept) {
     Outcome outcome;
-    attachment_->stage(vecadd());
+    attachment_->stage(vecadd(copies));
     while (attachment_->isChanging(&outcome)) turn();
     attachment_->settleStaged(0, isKept && outcome.failure.empty());
     while (attachment_->isChanging(&outcome)) turn();
@@ -195,18 +198,19 @@ class Scheduler {
   uint32_t ended_ = 0;
 };
 
-void speed(const char* library) {
+void speed(const char* library, Copies copies, bool scattered) {
   constexpr long kBatches = 400000;
   constexpr long kUnderWay = 32;
   Scheduler scheduler(1);
-  if (!scheduler.open(library, {{0, 0}})) fail("the device did not open");
+  if (!scheduler.open(library, {{0, 0}}, copies)) fail("the device did not open");
+  const double startOwn = cpuNs(CLOCK_THREAD_CPUTIME_ID);
   const double startNs = monotonicNs();
   const double startCpu = cpuNs(CLOCK_PROCESS_CPUTIME_ID);
   double takeNs = 0;
   long issued = 0, ended = 0;
   while (ended < kBatches) {
     const long before = issued;
-    while (issued < kBatches && issued - ended < kUnderWay && scheduler.issue(0, 4, false)) issued += 1;
+    while (issued < kBatches && issued - ended < kUnderWay && scheduler.issue(0, 4, scattered)) issued += 1;
     if (issued > before) {
       const double from = cpuNs(CLOCK_THREAD_CPUTIME_ID);
       scheduler.attachment().take();
@@ -218,16 +222,16 @@ void speed(const char* library) {
   }
   const double wall = monotonicNs() - startNs;
   const double all = cpuNs(CLOCK_PROCESS_CPUTIME_ID) - startCpu;
-  const double own = cpuNs(CLOCK_THREAD_CPUTIME_ID);
+  const double own = cpuNs(CLOCK_THREAD_CPUTIME_ID) - startOwn;
   if (scheduler.close()) fail("a call is stuck");
   if (scheduler.failed > 0) fail("batches failed", scheduler.failed);
-  printf("{\"batchesPerSecond\": %.0f, \"takeNsPerBatch\": %.0f, \"deviceThreadNsPerBatch\": %.0f}\n", kBatches / wall * 1e9, takeNs / kBatches, (all - own) / kBatches);
+  printf("{\"copies\": \"%s\", \"scattered\": %s, \"batchesPerSecond\": %.0f, \"takeNsPerBatch\": %.0f, \"deviceThreadNsPerBatch\": %.0f}\n", copies == Copies::kCopy ? "copy" : "kernel", scattered ? "true" : "false", kBatches / wall * 1e9, takeNs / kBatches, (all - own) / kBatches);
 }
 
 void faults(const char* library, unsigned seed, double seconds) {
   const Control control(library);
   control("set devices 64");
-  const char* calls[] = {"cuMemcpy2DAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuStreamWaitEvent", "cuEventElapsedTime", "cuMemAlloc_v2", "cuModuleLoadData"};
+  const char* calls[] = {"cuMemcpy2DAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuStreamWaitEvent", "cuEventElapsedTime", "cuLaunchKernel", "cuMemHostGetDevicePointer_v2", "cuMemAlloc_v2", "cuModuleLoadData"};
   std::mt19937 random(seed);
   const double untilNs = monotonicNs() + seconds * 1e9;
   long rounds = 0, batches = 0, failed = 0;
@@ -237,10 +241,10 @@ void faults(const char* library, unsigned seed, double seconds) {
     // Two schedulers share their devices; sometimes one of these is lost, and the next round takes others.
     std::unique_ptr<Scheduler> schedulers[2] = {std::make_unique<Scheduler>(2), std::make_unique<Scheduler>(2)};
     bool isOpen[2];
-    if (random() % 8 == 0) control(std::string("fail ") + calls[random() % 7] + " " + std::to_string(1 + random() % 20) + " 2");
-    for (int s = 0; s < 2; s += 1) isOpen[s] = schedulers[s]->open(library, {{firstAlive, 0}, {firstAlive + 1, 1}});
+    if (random() % 8 == 0) control(std::string("fail ") + calls[random() % 9] + " " + std::to_string(1 + random() % 20) + " 2");
+    for (int s = 0; s < 2; s += 1) isOpen[s] = schedulers[s]->open(library, {{firstAlive, 0}, {firstAlive + 1, 1}}, static_cast<Copies>(random() % 3));
     const bool loses = firstAlive < 62 && random() % 16 == 0;
-    const std::string losses[] = {"kernel vecadd 50 719", "kernel vecadd 50 hang", std::string("stall ") + calls[random() % 7] + " " + std::to_string(1 + random() % 50)};
+    const std::string losses[] = {"kernel vecadd 50 719", "kernel vecadd 50 hang", std::string("stall ") + calls[random() % 9] + " " + std::to_string(1 + random() % 50)};
     if (loses) control(losses[random() % 3]);
     long underWay[2] = {0, 0};
     for (long turn = 0; turn < 2000 || underWay[0] + underWay[1] > 0; turn += 1) {
@@ -256,12 +260,12 @@ void faults(const char* library, unsigned seed, double seconds) {
         batches += ended;
       }
       for (int s = 0; s < 2; s += 1) {
-        if (isOpen[s] && turn < 2000 && turn % 250 == 0) schedulers[s]->change(random() % 2 == 0);
+        if (isOpen[s] && turn < 2000 && turn % 250 == 0) schedulers[s]->change(static_cast<Copies>(random() % 3), random() % 2 == 0);
         const uint32_t ended = schedulers[s]->takeEnded();
         underWay[s] -= ended;
         batches += ended;
       }
-      if (turn == 1000 && random() % 4 == 0) control(std::string("fail ") + calls[random() % 5] + " 1 2 3");
+      if (turn == 1000 && random() % 4 == 0) control(std::string("fail ") + calls[random() % 6] + " 1 2 3");
       if (turn >= 2000) std::this_thread::yield();
     }
     for (auto& scheduler : schedulers) {
@@ -281,7 +285,7 @@ void faults(const char* library, unsigned seed, double seconds) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc == 3 && strcmp(argv[2], "speed") == 0) speed(argv[1]);
+  if (argc == 3 && strcmp(argv[2], "speed") == 0) for (const bool scattered : {false, true}) for (const Copies copies : {Copies::kCopy, Copies::kKernel}) speed(argv[1], copies, scattered);
   else if (argc == 5 && strcmp(argv[2], "faults") == 0) faults(argv[1], static_cast<unsigned>(atoi(argv[3])), atof(argv[4]));
   else fail("usage: stress LIBRARY speed | faults SEED SECONDS");
   return 0;

@@ -6,7 +6,7 @@ import { HOST_CUDA } from '../../protocol/config.js';
 import { DEVICE_DONE, ISSUE } from '../../protocol/records.js';
 import type { SharedMemory } from '../../protocol/shared-memory.js';
 import { type CudaModel, CudaModelError } from './model-file.js';
-import { cudaDevices, cudaLibrary, type CudaStreams, loadCudaStreams } from './native.js';
+import { cudaDevices, cudaLibrary, type CudaModelStats, type CudaStreams, loadCudaStreams } from './native.js';
 
 export interface CudaDeviceSpec {
   /** The driver's number of the device. */
@@ -94,6 +94,11 @@ export class CudaAttachment {
     return this.#native.cudaFault(this.number, gpu)?.what ?? null;
   }
 
+  /** What a GPU of the scheduler has loaded; null when it is no CUDA device. */
+  models(gpu: number): readonly CudaModelStats[] | null {
+    return this.has(gpu) ? this.#native.cudaModels(this.number, gpu) : null;
+  }
+
   /** Whether there are any; one that is lost counts until it is removed. */
   get hasDevices(): boolean {
     return this.#devices.size > 0;
@@ -117,9 +122,9 @@ export class CudaAttachment {
 
   /** Throws what went wrong with the change that was begun last: CudaModelError where one of its models is to blame, else RubatoError. */
   throwIfFailed(models: readonly (CudaModel | null)[]): void {
-    const { failure, file, field } = this.#native.cudaChange(this.number)!;
+    const { failure, model: name, field } = this.#native.cudaChange(this.number)!;
     if (failure === '') return;
-    const model = field === '' ? undefined : models.find((each) => each?.file === file);
+    const model = field === '' ? undefined : models.find((each) => each?.name === name);
     throw model === undefined || model === null ? new RubatoError('ERR_RUBATO_CUDA', `CUDA: ${failure}`) : new CudaModelError(model.description, field, failure);
   }
 

@@ -2,17 +2,20 @@
  * A model for CUDA devices: a folder with `model.json`, its compiled kernels and its weights.
  *
  *   module     PTX, cubin or fatbin
+ *   cubins     chips (86: compute capability 8.6) for which the same kernels lie beside NAME.ptx as NAME.sm_86.cubin
  *   inputs     tensors of one request, as the model's options declare them; a batch's lie one after the other on the device
  *   outputs    likewise
  *   scratch    buffers between kernels: bytes per request
  *   weights    loaded once: float32 from a seed (normal, times scale), or the bytes of a file
  *   buckets    batch sizes for which a graph is made; a batch runs in the smallest that holds it
+ *   copies     how tensors reach the device and come back: 'copy' by its engines, 'kernel' by a kernel, 'auto' what is faster
  *   launches   kernels in their order: grid (linear in the bucket), block, arguments (buffers by name, numbers)
  *
  * Everything is checked here, so that what is wrong is told with the file and the field before a device is touched.
  */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
 import { z } from 'zod';
 import { RubatoError } from '../../model/errors.js';
@@ -34,6 +37,11 @@ export class CudaModelError extends RubatoError {
 
 /** As native/cuda/model.h numbers them. */
 const ARG_KINDS = { input: 0, output: 1, scratch: 2, weight: 3, int: 4, float: 5 } as const;
+/** As native/cuda/copier.h numbers them. */
+const COPIES = { auto: 0, kernel: 1, copy: 2 } as const;
+
+/** What the package ships cubins for. Others take the PTX. */
+const SHIPPED_CHIPS = [70, 75, 80, 86, 89, 90];
 
 const MOST_THREADS = 1024;
 
@@ -50,13 +58,21 @@ export interface CudaLaunch {
   readonly args: readonly CudaArg[];
 }
 
+/** The same kernels may be there for several chips; 0: for any that the driver takes it for. */
+export interface CudaModule {
+  readonly file: string;
+  readonly chip: number;
+  readonly image: Uint8Array;
+}
+
 /** Ready to be loaded: what native/cuda/model.h calls a ModelSpec. */
 export interface CudaModel {
   readonly name: string;
-  /** The module, for messages; and the file that describes the model. */
-  readonly file: string;
+  /** The file that describes the model, for messages. */
   readonly description: string;
-  readonly image: Uint8Array;
+  readonly modules: readonly CudaModule[];
+  readonly copyModules: readonly CudaModule[];
+  readonly copies: number;
   readonly cellBytes: number;
   readonly inputs: readonly { cellOffset: number; bytes: number }[];
   readonly outputs: readonly { cellOffset: number; bytes: number }[];
@@ -73,6 +89,8 @@ type Linear = z.output<typeof linear>;
 const tensors = z.record(z.string(), z.strictObject({ dtype: z.enum(Object.keys(DTYPES) as [Dtype, ...Dtype[]]), shape: z.array(whole(1)).max(8) }));
 const schema = z.strictObject({
   module: z.string().min(1),
+  cubins: z.array(whole(10, 999)).max(64).optional(),
+  copies: z.enum(Object.keys(COPIES) as [keyof typeof COPIES, ...(keyof typeof COPIES)[]]).optional(),
   inputs: tensors,
   outputs: tensors,
   scratch: z.record(z.string(), whole(1)).optional(),
@@ -101,6 +119,7 @@ export function readCudaModel(name: string, folder: string, layout: CellLayout |
   checkBuckets(file, described.buckets, name, maxBatch);
   const image = readBeside(file, 'module', described.module);
   checkKernels(file, described, image);
+  const copies = described.copies ?? 'auto';
   const weights = Object.entries(described.weights ?? {}).map(([weight, from]) => {
     if (!('file' in from)) return seededWeights(from);
     const bytes = readBeside(file, `weights.${weight}.file`, from.file);
@@ -110,9 +129,10 @@ export function readCudaModel(name: string, folder: string, layout: CellLayout |
   const buffers = buffersOf(file, described, layout);
   return {
     name,
-    file: join(folder, described.module),
     description: file,
-    image,
+    modules: [{ file: join(folder, described.module), chip: 0, image }, ...readCubins(file, described)],
+    copyModules: copies === 'copy' ? [] : copyModules(),
+    copies: COPIES[copies],
     cellBytes: layout.bytes,
     inputs: layout.inputs.map(({ byteOffset, byteLength }) => ({ cellOffset: byteOffset, bytes: byteLength })),
     outputs: layout.outputs.map(({ byteOffset, byteLength }) => ({ cellOffset: byteOffset, bytes: byteLength })),
@@ -134,6 +154,44 @@ function parse(file: string): Described {
   const issue = result.error.issues[0]!;
   const path = issue.path.reduce<string>((text, key) => (typeof key === 'number' ? `${text}[${key}]` : text === '' ? String(key) : `${text}.${String(key)}`), '');
   throw new CudaModelError(file, path, issue.message);
+}
+
+/** Cubins beside the PTX. @throws CudaModelError */
+function readCubins(file: string, { module, cubins }: Pick<Described, 'module' | 'cubins'>): CudaModule[] {
+  if (cubins !== undefined && !module.endsWith('.ptx')) throw new CudaModelError(file, 'cubins', `lie beside PTX, the module is ${basename(module)}`);
+  return (cubins ?? []).map((chip, i) => {
+    const name = module.replace(/ptx$/, `sm_${chip}.cubin`);
+    const image = readBeside(file, `cubins[${i}]`, name);
+    const found = chipOf(image);
+    if (found !== chip) throw new CudaModelError(file, `cubins[${i}]`, `${basename(name)} is ${found === null ? 'no cubin' : `for sm_${found}`}`);
+    return { file: join(file, '..', name), chip, image };
+  });
+}
+
+const ELF_MAGIC = 0x7f454c46;
+const ELF_MACHINE_CUDA = 190;
+
+/** The chip that a cubin was compiled for; null when it is none. It is an ELF file, with the chip in its flags. */
+export function chipOf(image: Uint8Array): number | null {
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  if (image.length < 64 || view.getUint32(0) !== ELF_MAGIC || view.getUint16(18, true) !== ELF_MACHINE_CUDA) return null;
+  const flags = view.getUint32(48, true);
+  return image[8]! < 8 ? flags & 0xff : (flags >> 8) & 0xff; // the ABI's version: CUDA 13 has the chip elsewhere
+}
+
+/** Whose cubin of the shipped ones runs on a chip: the newest that is no newer, of the same generation; null: none. */
+export function chipFor(chip: number): number | null {
+  return SHIPPED_CHIPS.findLast((each) => each <= chip && Math.floor(each / 10) === Math.floor(chip / 10)) ?? null;
+}
+
+let gathering: CudaModule[] | null = null;
+
+/** native/cuda/kernels/gather.cu, for every device. */
+function copyModules(): CudaModule[] {
+  const folder = fileURLToPath(new URL('../../../native/cuda/kernels/', import.meta.url)); // from dist/devices/cuda/
+  const file = join(folder, 'gather.ptx');
+  gathering ??= [{ file, chip: 0, image: readBeside(file, '', 'gather.ptx') }, ...readCubins(file, { module: 'gather.ptx', cubins: SHIPPED_CHIPS })];
+  return gathering;
 }
 
 function readBeside(file: string, field: string, name: string): Uint8Array {

@@ -12,6 +12,8 @@ export interface CudaDevice {
   readonly index: number;
   readonly name: string;
   readonly memoryBytes: number;
+  /** Its compute capability, as `'8.6'`. */
+  readonly capability: string;
 }
 
 export interface CudaProbe {
@@ -37,6 +39,20 @@ export interface NativeAddon {
   readonly cudaOpen?: CudaStreams['cudaOpen'];
 }
 
+/** A model on a CUDA device. */
+export interface CudaModelStats {
+  readonly model: string;
+  /** The file whose kernels run: the cubin for the device's chip or, compiled by the driver, PTX. */
+  readonly module: string;
+  /**
+   * By bucket: from how many pieces on a batch's tensors are copied by a kernel, `in` to the device and `out` of it, and
+   * not by the copy engines; null: never. A piece is of requests whose tensors lie at equal distances.
+   */
+  readonly kernelFrom: readonly { readonly bucket: number; readonly in: number | null; readonly out: number | null }[];
+  /** What has decided so: `measured`, `model.json`, or why a kernel cannot copy here. */
+  readonly decidedBy: string;
+}
+
 /** What the stream manager offers, and the futex that wakes threads that wait for it. */
 export interface CudaStreams {
   /** Attaches a scheduler to devices; they load its models meanwhile. Throws TypeError for a field that is not as the addon knows it. */
@@ -54,7 +70,7 @@ export interface CudaStreams {
   /** Nobody waits for its end any more, neither at the end of the thread. */
   cudaGiveUp(attachment: number): void;
   /** Changes, one after the other; `cudaChange` says how the last one went, null while it is under way. */
-  cudaChange(attachment: number): { readonly failure: string; readonly file: string; readonly field: string } | null;
+  cudaChange(attachment: number): { readonly failure: string; readonly model: string; readonly field: string } | null;
   /** Loads a model beside the others; `cudaSettleStaged` puts it in place of number `model`, or throws it away. */
   cudaStage(attachment: number, spec: object): void;
   cudaSettleStaged(attachment: number, model: number, keep: boolean): void;
@@ -65,6 +81,8 @@ export interface CudaStreams {
   cudaRemoveDevice(attachment: number, row: number): void;
   /** What went wrong last at a GPU; null when nothing has. */
   cudaFault(attachment: number, gpu: number): { readonly what: string; readonly isLost: boolean } | null;
+  /** What a GPU has loaded; empty for one that is no CUDA device. */
+  cudaModels(attachment: number, gpu: number): CudaModelStats[];
   /** Sleeps while `word[0]` is `seen`, at most `ms`. */
   futexWait(word: Int32Array, seen: number, ms: number): void;
   futexWake(word: Int32Array): void;

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, test as testOf } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CudaModelError, type ModelOptions, type Scheduler } from '#rubato/index.js';
-import { control, count, folderOf, isReal, leftovers, MLP, NOTHING_LEFT, skip, SPIN, start as startOf, type Tensors, VECADD } from './fake.js';
+import { CudaModelError, type CudaModelStats, type ModelOptions, type Scheduler } from '#rubato/index.js';
+import { control, count, folderOf, isReal, leftovers, MLP, NOTHING_LEFT, skip, SPIN, start as startOf, type Tensors, VECADD, withFile } from './fake.js';
 
 const TEST_LIMIT_MS = 60_000;
 const test = (name: string, run: () => Promise<void>): void => void testOf(name, { timeout: TEST_LIMIT_MS }, run);
@@ -57,7 +57,7 @@ describe('a scheduler with CUDA devices that changes while it runs', { skip: ski
     await scheduler.removeModel('vecadd');
     await last;
     assert.deepEqual(leftovers(), before);
-    assert.equal(withModel['modules'], before['modules']! + 2);
+    assert.equal(withModel['modules'], before['modules']! + 2 * 2); // 2 GPUs, its kernels and those that copy
     assert.equal(withModel['memory'], before['memory']! + 2 * 2 * 3); // 2 GPUs, 2 sets of 3 buffers
     await scheduler.addModel({ ...MLP, name: 'again' }); // the number of another model
     await scheduler.submit('again', { x: new Float32Array(64) });
@@ -85,7 +85,7 @@ describe('a scheduler with CUDA devices that changes while it runs', { skip: ski
 
   for (const [call, nth, code, field, said] of [
     ['cuMemAlloc_v2', 1, 2, 'inputs', /GPU [01]: model 'vecadd': allocating \d+ bytes for the inputs failed with CUDA_ERROR_OUT_OF_MEMORY/],
-    ['cuModuleLoadData', 2, 200, 'module', /loading the module .*vecadd\.ptx failed with CUDA_ERROR_INVALID_IMAGE/],
+    ['cuModuleLoadData', 1, '200 3', 'module', /loading the module .*vecadd\.ptx failed with CUDA_ERROR_INVALID_IMAGE/],
     ['cuGraphInstantiateWithFlags', 1, 2, 'buckets', /making a graph for batches of 1 failed/],
   ] as const) {
     test(`refuses a model for which ${call} gives ${code} with file and field, and is as before`, async () => {
@@ -126,6 +126,55 @@ describe('a scheduler with CUDA devices that changes while it runs', { skip: ski
     await others.stop();
     assert.equal(scheduler.stats().models[0]!.failed, 0);
     await scheduler.close();
+    assert.deepEqual(leftovers(), NOTHING_LEFT);
+  });
+
+  test('measures how a model copies that comes later, and takes the engines where the GPU is too busy for that, while the others go on', async () => {
+    const scheduler = await start([withFile(SPIN, { copies: 'copy' })], [0]);
+    const before = leftovers();
+    const others = steady(scheduler);
+    control('kernel gather 1 hang');
+    const added = scheduler.addModel(VECADD);
+    await sleep(1200);
+    control('release');
+    await added;
+    await vecadd(scheduler, 1);
+    assert.ok(await others.stop() > 100);
+    const copies = (): CudaModelStats[] => [...scheduler.stats().gpus[0]!.cuda!];
+    const { decidedBy, kernelFrom } = copies()[1]!;
+    assert.match(decidedBy, /^measuring how to copy: a kernel has not ended within a second$/);
+    assert.ok(kernelFrom.every((bucket) => bucket.in === null && bucket.out === null));
+    await scheduler.updateModel('vecadd', { cuda: withFile(VECADD, {}).cuda! });
+    assert.equal(copies()[1]!.decidedBy, 'measured');
+    await scheduler.removeModel('vecadd');
+    assert.deepEqual(copies().map(({ model }) => model), ['spin']);
+    assert.deepEqual(leftovers(), before);
+    await scheduler.close();
+    assert.deepEqual(leftovers(), NOTHING_LEFT);
+  });
+
+  test('says of a model and a GPU that come later that the kernel cannot copy where it cannot reach the tensors', async () => {
+    const byKernel = withFile(SPIN, { copies: 'kernel' });
+    control('fail cuMemHostRegister_v2 1 712');
+    const scheduler = await start([byKernel], [0]);
+    await spin(scheduler, 1); // finds it out
+    await scheduler.addModel({ ...byKernel, name: 'later' });
+    await scheduler.addModel({ ...withFile(SPIN, { copies: 'copy' }), name: 'engines' });
+    for (const { model, decidedBy, kernelFrom } of scheduler.stats().gpus[0]!.cuda!) {
+      assert.match(decidedBy, model === 'engines' ? /^model\.json$/ : /shares a page with another region/);
+      assert.ok(kernelFrom.every((bucket) => bucket.in === null && bucket.out === null), model);
+    }
+    await spin(scheduler, 2, 'later');
+    await scheduler.close();
+    // Nobody has it pinned any more after the last GPU has left; the next one does, and its kernel reaches it.
+    const again = await start([byKernel], [], { devices: [{ kind: 'emulated' }] });
+    await again.addDevice({ kind: 'cuda', gpu: 1 });
+    await again.removeDevice(1);
+    await again.addDevice({ kind: 'cuda', gpu: 2 });
+    await again.removeDevice(0);
+    await spin(again, 3);
+    assert.deepEqual(again.stats().gpus.map(({ cuda }) => cuda!.map(({ decidedBy }) => decidedBy)), [['model.json']]);
+    await again.close();
     assert.deepEqual(leftovers(), NOTHING_LEFT);
   });
 

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { describe, test as testOf } from 'node:test';
+import { describe, test as testOf, type TestContext } from 'node:test';
 import { type Worker } from 'node:worker_threads';
 import { gpus as devices, isReal, leftovers, MLP, NOTHING_LEFT, SPIN, skip, start, VECADD, count } from './fake.js';
 import { seededWeights } from '#rubato/devices/cuda/model-file.js';
 
 const TEST_LIMIT_MS = 60_000;
-const test = (name: string, run: () => Promise<void>): void => void testOf(name, { timeout: TEST_LIMIT_MS }, run);
+const test = (name: string, run: (t: TestContext) => Promise<void>): void => void testOf(name, { timeout: TEST_LIMIT_MS }, run);
 
 const filled = (length: number, of: (i: number) => number): Float32Array => Float32Array.from({ length }, (_, i) => of(i));
 
@@ -43,6 +43,21 @@ describe('a CUDA device', { skip }, () => {
     // 0.55 ms for one request. The copy out begins when the end is noticed: how late that is depends on the machine.
     assert.ok(execMs.every((ms) => ms > 0.5499), `${execMs}`);
     assert.ok(execMs.toSorted((a, b) => a - b)[5]! < 0.8, `${execMs}`);
+  });
+
+  test('says which kernels it runs, and from how many pieces on a kernel copies', async (t) => {
+    const scheduler = await start([VECADD, SPIN], devices(0));
+    const [gpu] = scheduler.stats().gpus;
+    await scheduler.close();
+    assert.equal(gpu!.kind, 'cuda');
+    gpu!.cuda!.forEach(({ model, module, kernelFrom, decidedBy }, i) => {
+      t.diagnostic(`${module} ${JSON.stringify(kernelFrom)}`);
+      assert.equal(model, ['vecadd', 'spin'][i]);
+      assert.match(module, new RegExp(`/${model}\\.(sm_\\d\\d\\.cubin|ptx)$`));
+      assert.equal(decidedBy, 'measured');
+      assert.deepEqual(kernelFrom.map(({ bucket }) => bucket), i === 0 ? [1, 2, 4, 8, 16, 32, 64, 128] : [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]);
+    });
+    assert.equal(gpu!.cuda!.length, 2);
   });
 
   test('works for shards on threads of their own, which wake the dispatch thread from its futex', async () => {

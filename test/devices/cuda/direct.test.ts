@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test as testOf } from 'node:test';
 import { SystemClock } from '#rubato/clock/clock.js';
-import { control, leftovers, NOTHING_LEFT, skip } from './fake.js';
+import { control, leftovers, NOTHING_LEFT, skip, VECADD, withFile } from './fake.js';
 import { Direct } from './direct.js';
 import { leave } from './leave.js';
 
@@ -45,7 +45,7 @@ describe('the CUDA stream manager', { skip }, () => {
   });
 
   test('launches what came before a batch whose copy in failed, and ends both', async () => {
-    const direct = new Direct(3);
+    const direct = new Direct(3, withFile(VECADD, { copies: 'copy' }));
     await direct.attachment.ready();
     // The first is not ready yet when the copy of the second fails; each has two copies in.
     control('fail cuMemcpy2DAsync_v2 3 2');

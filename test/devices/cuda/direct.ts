@@ -9,6 +9,7 @@ import { CELL_WORK } from '#rubato/protocol/role.js';
 import { allocateSharedMemory, type SharedMemory } from '#rubato/protocol/shared-memory.js';
 import { RingReader, RingWriter } from '#rubato/ringbuf/spsc-ring.js';
 import { resolveOptions } from '#rubato/scheduler/options.js';
+import type { ModelOptions } from '#rubato/index.js';
 import { VECADD } from './fake.js';
 
 export class Direct {
@@ -18,11 +19,13 @@ export class Direct {
   readonly issues: RingWriter;
   readonly done: RingReader;
   readonly #i32: Int32Array;
+  /** Of a cell, by slot. */
+  readonly offsets: number[] = [];
   #number = 0;
 
-  /** Every slot has a cell of its own. */
-  constructor(gpu: number) {
-    const options = resolveOptions({ models: [VECADD], devices: [{ kind: 'cuda', gpu }], maxInFlight: 256, maxDevices: 16, memoryLimit: '4MiB' });
+  /** Every slot has a cell of its own; `placeOf` says whose turn it is to get the next one. */
+  constructor(gpu: number, model: ModelOptions = VECADD, slots = 256, placeOf = (slot: number): number => slot) {
+    const options = resolveOptions({ models: [model], devices: [{ kind: 'cuda', gpu }], maxInFlight: slots, maxDevices: 16, memoryLimit: '4MiB' });
     this.memory = allocateSharedMemory(options.config, options.arenaBytes);
     this.attachment = new CudaAttachment(this.memory, options.cuda, options.models.map(({ cuda }) => cuda), options.cudaLimits);
     this.role = new CudaDeviceRole(this.memory, loadCudaStreams(), this.attachment.number);
@@ -32,7 +35,10 @@ export class Direct {
     this.#i32 = new Int32Array(this.memory.buffer);
     const { pages, pageCount, cells } = this.memory;
     const allocator = new CellAllocator(new Int32Array(this.memory.buffer, pages, pageCount + 1), 0);
-    for (let slot = 0; slot < 256; slot++) this.#i32[(cells >> 2) + slot] = allocator.take(0, options.models[0]!.layout!.bytes) / 64 + 1;
+    for (let k = 0; k < slots; k++) {
+      const offset = this.offsets[placeOf(k)] = allocator.take(0, options.models[0]!.layout!.bytes);
+      this.#i32[(cells >> 2) + placeOf(k)] = offset / 64 + 1;
+    }
   }
 
   /** Issues a batch of `size` in a row of the batch table; the role takes it at its next poll. */
@@ -51,6 +57,11 @@ export class Direct {
     lane.f64[(at >> 1) + ISSUE.at.lengthNs] = 1e4;
     lane.f64[(at >> 1) + ISSUE.at.grantedNs] = 0;
     lane.commit();
+  }
+
+  /** The request of a slot has brought no tensors. */
+  bringsNone(slot: number): void {
+    this.#i32[(this.memory.cells >> 2) + slot] = 0;
   }
 
   poll(): number {

@@ -3,7 +3,10 @@
  * Under `npm run test:gpu` the real driver takes its place, for the tests that order no faults.
  */
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { basename, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { loadNative } from '#rubato/devices/cuda/native.js';
 import { createScheduler, type ModelOptions, type Scheduler, type SchedulerOptions, type TensorArray } from '#rubato/index.js';
@@ -48,6 +51,20 @@ const COMMON = { slo: '20s', condition: 'immediate' } as const;
 export const VECADD: ModelOptions = { ...COMMON, name: 'vecadd', profile: { alpha: 0.001, beta: 0.1, maxBatch: 128 }, cuda: folderOf('vecadd'), inputs: { a: f32(256), b: f32(256) }, outputs: { y: f32(256) } };
 export const SPIN: ModelOptions = { ...COMMON, name: 'spin', profile: { alpha: 0.05, beta: 0.5, maxBatch: 64 }, cuda: folderOf('spin'), inputs: { x: f32(1) }, outputs: { y: f32(1) } };
 export const MLP: ModelOptions = { ...COMMON, name: 'mlp', profile: { alpha: 0.01, beta: 0.2, maxBatch: 64 }, cuda: folderOf('mlp'), inputs: { x: f32(64) }, outputs: { y: f32(10) } };
+
+const kernels = join(folderOf('spin'), '../../kernels');
+const made: string[] = [];
+process.on('exit', () => made.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
+
+/** The model from a folder of its own: with these fields in its model.json, or with that file as a whole for a model that has none. */
+export function withFile<M extends ModelOptions>(model: M, fields: Record<string, unknown>): M {
+  const folder = mkdtempSync(join(tmpdir(), 'rubato-cuda-file-'));
+  made.push(folder);
+  const described = model.cuda === undefined ? {} : JSON.parse(readFileSync(join(model.cuda, 'model.json'), 'utf8')) as { module: string };
+  const all = { ...described, ...fields } as { module: string };
+  writeFileSync(join(folder, 'model.json'), JSON.stringify({ ...all, module: relative(folder, join(kernels, basename(all.module))) }));
+  return { ...model, cuda: folder };
+}
 
 export type Tensors = Record<string, TensorArray>;
 

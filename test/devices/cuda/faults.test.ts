@@ -1,11 +1,14 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, test as testOf } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DeviceError, type DeviceLostError, type Scheduler } from '#rubato/index.js';
-import { control, count, leftovers, NOTHING_LEFT, skip, SPIN, start, type Tensors, VECADD } from './fake.js';
+import { type CudaModelStats, DeviceError, type DeviceLostError, type Scheduler } from '#rubato/index.js';
+import { control, count, leftovers, NOTHING_LEFT, skip, SPIN, start, type Tensors, VECADD, withFile } from './fake.js';
 
 const TEST_LIMIT_MS = 60_000;
 const test = (name: string, run: () => Promise<void>): void => void testOf(name, { timeout: TEST_LIMIT_MS }, run);
+
+const BY_COPY = withFile(SPIN, { copies: 'copy' });
+const BY_KERNEL = withFile(SPIN, { copies: 'kernel' });
 
 // A device that was lost stays lost for the process: each test that loses one takes another.
 const spin = (scheduler: Scheduler<Tensors, Tensors>, value: number): Promise<Tensors> => scheduler.submit('spin', { x: Float32Array.of(value) });
@@ -20,20 +23,22 @@ async function lostOf(run: (onDeviceLost: (error: DeviceLostError) => void) => P
 describe('a CUDA device that fails at its start', { skip }, () => {
   afterEach(() => void control('reset'));
 
-  for (const [call, code, said] of [
-    ['cuDevicePrimaryCtxRetain', 2, /cuDevicePrimaryCtxRetain failed with CUDA_ERROR_OUT_OF_MEMORY/],
-    ['cuStreamCreate', 2, /cuStreamCreate failed with CUDA_ERROR_OUT_OF_MEMORY/],
-    ['cuEventCreate', 2, /cuEventCreate failed/],
-    ['cuMemAlloc_v2', 2, /model 'spin': allocating \d+ bytes for the inputs failed with CUDA_ERROR_OUT_OF_MEMORY/],
-    ['cuModuleLoadData', 200, /loading the module .*spin\.ptx failed with CUDA_ERROR_INVALID_IMAGE/],
-    ['cuModuleGetFunction', 500, /finding the kernel 'spin' in .*spin\.ptx failed with CUDA_ERROR_NOT_FOUND/],
-    ['cuStreamEndCapture', 1, /capturing a graph failed/],
-    ['cuGraphInstantiateWithFlags', 2, /making a graph for batches of 1 failed with CUDA_ERROR_OUT_OF_MEMORY/],
-    ['cuMemHostRegister_v2', 2, /pinning \d+ bytes of tensors: cuMemHostRegister failed with CUDA_ERROR_OUT_OF_MEMORY/],
+  for (const [call, nth, code, said] of [
+    ['cuDevicePrimaryCtxRetain', 1, 2, /cuDevicePrimaryCtxRetain failed with CUDA_ERROR_OUT_OF_MEMORY/],
+    ['cuDeviceGetAttribute', 33, 1, /GPU 0: cuDeviceGetAttribute failed with CUDA_ERROR_INVALID_VALUE/], // after the two of each of the 16 that are looked for
+    ['cuStreamCreateWithPriority', 1, 2, /cuStreamCreateWithPriority failed with CUDA_ERROR_OUT_OF_MEMORY/],
+    ['cuEventCreate', 1, 2, /cuEventCreate failed/],
+    ['cuMemAlloc_v2', 1, 2, /model 'spin': allocating \d+ bytes for the inputs failed with CUDA_ERROR_OUT_OF_MEMORY/],
+    ['cuModuleLoadData', 1, 200, /loading the module .*spin\.ptx failed with CUDA_ERROR_INVALID_IMAGE/],
+    ['cuModuleGetFunction', 1, 500, /finding the kernel 'spin' in .*spin\.sm_80\.cubin failed with CUDA_ERROR_NOT_FOUND/],
+    ['cuStreamEndCapture', 1, 1, /capturing a graph failed/],
+    ['cuGraphInstantiateWithFlags', 1, 2, /making a graph for batches of 1 failed with CUDA_ERROR_OUT_OF_MEMORY/],
+    ['cuMemHostRegister_v2', 1, 2, /pinning \d+ bytes of tensors: cuMemHostRegister failed with CUDA_ERROR_OUT_OF_MEMORY/],
   ] as const) {
     test(`says that ${call} gave ${code}, leaves nothing behind, and starts the next time`, async () => {
-      control(`fail ${call} 1 ${code}`);
-      await assert.rejects(start([SPIN], [0]), { code: 'ERR_RUBATO_CUDA', message: said });
+      control(`fail ${call} ${nth} ${code} 2`);
+      await assert.rejects(start([BY_COPY], [0]), { code: 'ERR_RUBATO_CUDA', message: said });
+      control('reset');
       const left = leftovers();
       const scheduler = await start([SPIN], [0]);
       await works(scheduler, 3);
@@ -46,10 +51,13 @@ describe('a CUDA device that fails at its start', { skip }, () => {
   test('goes on with memory that another has pinned, at the cost of slower copies', async () => {
     control('fail cuMemHostRegister_v2 1 712');
     const before = count('pageable');
-    const scheduler = await start([SPIN], [0]);
+    const scheduler = await start([BY_KERNEL], [0]);
     await works(scheduler, 4);
+    const [{ decidedBy, kernelFrom }] = scheduler.stats().gpus[0]!.cuda as [CudaModelStats];
     await scheduler.close();
     assert.ok(count('pageable') > before);
+    assert.match(decidedBy, /shares a page with another region/);
+    assert.ok(kernelFrom.every((bucket) => bucket.in === null && bucket.out === null));
     assert.deepEqual(leftovers(), NOTHING_LEFT);
   });
 
@@ -63,9 +71,9 @@ describe('a CUDA device that fails at its start', { skip }, () => {
 describe('a CUDA device that fails while it runs', { skip }, () => {
   afterEach(() => void control('reset'));
 
-  for (const call of ['cuMemcpy2DAsync_v2', 'cuGraphLaunch', 'cuEventRecord', 'cuStreamWaitEvent', 'cuEventElapsedTime']) {
+  for (const call of ['cuMemcpy2DAsync_v2', 'cuLaunchKernel', 'cuGraphLaunch', 'cuEventRecord', 'cuStreamWaitEvent', 'cuEventElapsedTime']) {
     test(`fails the batch of a ${call} that is out of memory, and lives`, async () => {
-      const scheduler = await start([SPIN], [1]);
+      const scheduler = await start([call === 'cuLaunchKernel' ? BY_KERNEL : BY_COPY], [1]);
       await works(scheduler, 1);
       control(`fail ${call} 1 2`);
       await assert.rejects(spin(scheduler, 2), (error) => error instanceof DeviceError && new RegExp(`${call.replace('_v2', '')} failed with CUDA_ERROR_OUT_OF_MEMORY`).test(error.message));
@@ -94,9 +102,19 @@ describe('a CUDA device that fails while it runs', { skip }, () => {
     await assert.rejects(start([SPIN], lost[0]!.gpu === 0 ? [2] : [3]), /was lost: .*CUDA_ERROR_LAUNCH_FAILED/);
   });
 
+  for (const [gpu, kernel] of [[9, 'gather'], [10, 'scatter']] as const) {
+    test(`leaves the pool for good when its kernel to ${kernel} tensors traps`, async () => {
+      const scheduler = await start([BY_KERNEL], [gpu], { onDeviceLost: () => {} });
+      await works(scheduler, 1);
+      control(`kernel ${kernel} 1 700`);
+      await assert.rejects(spin(scheduler, 2), /CUDA_ERROR_ILLEGAL_ADDRESS .*it takes a new process/);
+      await scheduler.close();
+    });
+  }
+
   test('is given up when a launch never ends, and what it does later touches nothing', async () => {
     const lost = await lostOf(async (onDeviceLost) => {
-      const scheduler = await start([SPIN], [4], { onDeviceLost, cudaGrace: '100ms' });
+      const scheduler = await start([BY_COPY], [4], { onDeviceLost, cudaGrace: '100ms' });
       await works(scheduler, 1);
       control('kernel spin 1 hang');
       await assert.rejects(spin(scheduler, 2), /a batch of 1 of model 'spin' has not ended 100 ms after its time/);

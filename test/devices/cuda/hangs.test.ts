@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { afterEach, describe, test as testOf } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, type DeviceLostError, type Scheduler } from '#rubato/index.js';
-import { control, isReal, MLP, skip, SPIN, start as startOf, type Tensors, VECADD } from './fake.js';
+import { control, isReal, MLP, skip, SPIN, start as startOf, type Tensors, VECADD, withFile } from './fake.js';
 
 const TEST_LIMIT_MS = 60_000;
 const test = (name: string, run: () => Promise<void>): void => void testOf(name, { timeout: TEST_LIMIT_MS }, run);
@@ -43,13 +43,14 @@ async function closesStuck(scheduler: { close(): Promise<void> }, call: RegExp):
 describe('a call to the CUDA driver that never returns', { skip: skip || isReal, concurrency: 1 }, () => {
   afterEach(() => void control('reset'));
 
-  for (const [call, nth] of [['cuMemcpy2DAsync_v2', 1], ['cuStreamWaitEvent', 1], ['cuGraphLaunch', 1], ['cuEventQuery', 1], ['cuEventRecord', 4], ['cuEventElapsedTime', 1]] as const) {
+  for (const [call, nth] of [['cuMemcpy2DAsync_v2', 1], ['cuLaunchKernel', 1], ['cuStreamWaitEvent', 1], ['cuGraphLaunch', 1], ['cuEventQuery', 1], ['cuEventRecord', 4], ['cuEventElapsedTime', 1]] as const) {
     const name = call.replace('_v2', '');
     test(`fails the batch of a ${name} and names it, and takes that GPU alone out of the pool for good`, async () => {
       const said = new RegExp(`${name} has not returned for ${LIMIT_MS} ms; it takes a new process to use GPU \\d+ again`);
       const lost: DeviceLostError[] = [];
       const gpu = fresh();
-      const scheduler = await start([{ ...SPIN, maxBatch: 4 }], [gpu, fresh()], { onDeviceLost: (error) => lost.push(error) });
+      const copies = call === 'cuLaunchKernel' ? 'kernel' : 'copy';
+      const scheduler = await start([{ ...withFile(SPIN, { copies }), maxBatch: 4 }], [gpu, fresh()], { onDeviceLost: (error) => lost.push(error) });
       await works(scheduler, 1);
       control(`stall ${call} ${nth}`);
       const first = assert.rejects(spin(scheduler, 2), (error) => error instanceof DeviceError && said.test(error.message));
@@ -143,13 +144,26 @@ describe('a call to the CUDA driver that never returns', { skip: skip || isReal,
     await closesStuck(scheduler, /cuMemAlloc/);
   });
 
+  test('or a kernel that does not end, while it is measured how a model copies, refuses the model', async () => {
+    const scheduler = await start([withFile(SPIN, { copies: 'copy' })], [fresh()], { onDeviceLost: () => {} });
+    control('kernel gather 1 hang');
+    await assert.rejects(scheduler.addModel(VECADD), { code: 'ERR_RUBATO_CUDA_MODEL', field: 'copies', message: /a kernel has not ended within a second/ });
+    for (let k = 0; k < 20; k++) await works(scheduler, k);
+    control('release');
+    await scheduler.addModel(VECADD);
+    await scheduler.removeModel('vecadd');
+    control('stall cuLaunchKernel 30'); // after those that are captured
+    await assert.rejects(scheduler.addModel(VECADD), { code: 'ERR_RUBATO_CUDA', message: /cuLaunchKernel has not returned/ });
+    await closesStuck(scheduler, /cuLaunchKernel/);
+  });
+
   test('at the load of one more GPU refuses that GPU', async () => {
     const scheduler = await start([SPIN], [fresh()]);
-    control('stall cuStreamCreate 1');
-    await assert.rejects(scheduler.addDevice({ kind: 'cuda', gpu: fresh() }), { code: 'ERR_RUBATO_CUDA', message: /cuStreamCreate has not returned/ });
+    control('stall cuStreamCreateWithPriority 1');
+    await assert.rejects(scheduler.addDevice({ kind: 'cuda', gpu: fresh() }), { code: 'ERR_RUBATO_CUDA', message: /cuStreamCreateWithPriority has not returned/ });
     for (let k = 0; k < 20; k++) await works(scheduler, k);
     assert.equal(scheduler.stats().gpus.length, 1);
-    await closesStuck(scheduler, /cuStreamCreate/);
+    await closesStuck(scheduler, /cuStreamCreateWithPriority/);
   });
 
   test('at the end of a model costs the GPU, and not the end', async () => {

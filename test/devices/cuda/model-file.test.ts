@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
-import { CudaModelError, readCudaModel } from '#rubato/devices/cuda/model-file.js';
+import { chipOf, CudaModelError, readCudaModel } from '#rubato/devices/cuda/model-file.js';
 import { resolveLayout } from '#rubato/model/tensor.js';
 import { createScheduler, InvalidOptionError } from '#rubato/index.js';
 import { createTestScheduler } from '#rubato/testing.js';
@@ -15,7 +15,11 @@ after(() => rmSync(folder, { recursive: true }));
 const LAYOUT = resolveLayout(VECADD.inputs, VECADD.outputs, 'm');
 type Json = Record<string, unknown>;
 const original = JSON.parse(readFileSync(join(folderOf('vecadd'), 'model.json'), 'utf8')) as Json & { launches: [Json] };
-cpSync(join(folderOf('vecadd'), '../../kernels/vecadd.ptx'), join(folder, 'vecadd.ptx'));
+const kernels = join(folderOf('vecadd'), '../../kernels');
+const CHIPS = [70, 75, 80, 86, 89, 90];
+cpSync(join(kernels, 'vecadd.sm_86.cubin'), join(folder, 'vecadd.sm_87.cubin'));
+cpSync(join(kernels, 'vecadd.ptx'), join(folder, 'vecadd.sm_12.cubin'));
+for (const file of ['vecadd.ptx', ...CHIPS.map((chip) => `vecadd.sm_${chip}.cubin`)]) cpSync(join(kernels, file), join(folder, file));
 
 function read(changes: Json, layout = LAYOUT, maxBatch = 128): ReturnType<typeof readCudaModel> {
   writeFileSync(join(folder, 'model.json'), JSON.stringify({ ...original, module: 'vecadd.ptx', ...changes }));
@@ -56,6 +60,11 @@ describe('the folder of a CUDA model', () => {
     ['two buffers of one name', { scratch: { a: 4 } }, 'scratch.a', /another buffer/],
     ['buckets that do not rise', { buckets: [1, 128, 128] }, 'buckets[2]', /got 128 after 128/],
     ['buckets that end before the largest batch', { buckets: [1, 64] }, 'buckets', /the largest is 64, model 'm' makes batches of up to 128/],
+    ['a way to copy that there is not', { copies: 'dma' }, 'copies', /auto.*kernel.*copy/],
+    ['a cubin that is not there', { cubins: [80, 61] }, 'cubins[1]', /vecadd\.sm_61\.cubin/],
+    ['a cubin for another chip', { cubins: [80, 87] }, 'cubins[1]', /vecadd\.sm_87\.cubin is for sm_86/],
+    ['a cubin that is none', { cubins: [12] }, 'cubins[0]', /vecadd\.sm_12\.cubin is no cubin/],
+    ['cubins beside no PTX', { module: 'vecadd.sm_80.cubin', cubins: [80] }, 'cubins', /lie beside PTX, the module is vecadd\.sm_80\.cubin/],
     ['a misspelled field', { bukets: [1] }, '', /bukets/],
     ['a field of the wrong kind', { module: 7 }, 'module', /string/],
   ];
@@ -83,13 +92,55 @@ describe('the folder of a CUDA model', () => {
 });
 
 describe('the compiled kernels', () => {
-  for (const kernel of ['spin', 'vecadd', 'mlp']) {
-    test(`of ${kernel} are PTX that drivers since CUDA 9.0 take, for chips since Pascal`, () => {
-      const ptx = readFileSync(join(folderOf(kernel), `../../kernels/${kernel}.ptx`), 'utf8');
+  const names = readdirSync(kernels).filter((file) => file.endsWith('.cu')).map((file) => file.slice(0, -'.cu'.length));
+  for (const name of names) {
+    const ptx = readFileSync(join(kernels, `${name}.ptx`), 'utf8');
+
+    test(`of ${name} are PTX that drivers since CUDA 9.0 take, for chips since Pascal`, () => {
       assert.match(ptx, /^\.version 6\.0\n\.target sm_60\n\.address_size 64\n/);
     });
+
+    test(`of ${name} are cubins as well, for common chips and drivers since CUDA 11, with the kernels of the PTX`, () => {
+      const entries = Array.from(ptx.matchAll(/\.entry (\w+)/g), (match) => match[1]!);
+      assert.ok(entries.length > 0);
+      for (const chip of CHIPS) {
+        const elf = readFileSync(join(kernels, `${name}.sm_${chip}.cubin`));
+        assert.equal(chipOf(elf), chip);
+        assert.equal(elf[8], 7, 'the version of the ABI that CUDA 11 and 12 share');
+        const sections = sectionsOf(elf);
+        assert.deepEqual(sections.flatMap(({ name }) => (name.startsWith('.text.') ? [name.slice('.text.'.length)] : [])).toSorted(), entries.toSorted());
+        for (const entry of entries) {
+          // Driver-known constants come first, then the parameters: as many bytes as the PTX declares.
+          const reserved = chip < 90 ? 0x160 : 0x210;
+          assert.equal(sections.find(({ name }) => name === `.nv.constant0.${entry}`)!.bytes, reserved + parameterBytes(ptx, entry), `${entry} for sm_${chip}`);
+        }
+      }
+    });
   }
+
+  test('are no more than 200 KB', () => {
+    const bytes = readdirSync(kernels).reduce((sum, file) => sum + statSync(join(kernels, file)).size, 0);
+    assert.ok(bytes < 200e3, `${bytes} bytes`);
+  });
 });
+
+function sectionsOf(elf: Buffer): { name: string; bytes: number }[] {
+  const [table, size, count, namesAt] = [Number(elf.readBigUInt64LE(40)), elf.readUInt16LE(58), elf.readUInt16LE(60), elf.readUInt16LE(62)];
+  const names = Number(elf.readBigUInt64LE(table + namesAt * size + 24));
+  return Array.from({ length: count }, (_, i) => {
+    const at = table + i * size;
+    const from = names + elf.readUInt32LE(at);
+    return { name: elf.toString('latin1', from, elf.indexOf(0, from)), bytes: Number(elf.readBigUInt64LE(at + 32)) };
+  });
+}
+
+function parameterBytes(ptx: string, entry: string): number {
+  const declared = ptx.slice(ptx.indexOf(`.entry ${entry}(`)).split(')')[0]!;
+  return Array.from(declared.matchAll(/\.param (?:\.align \d+ )?\.[bu](\d+) \w+(?:\[(\d+)\])?/g)).reduce((end, [, bits, length]) => {
+    const unit = Number(bits) / 8;
+    return length === undefined ? Math.ceil(end / unit) * unit + unit : Math.ceil(end / 8) * 8 + Number(length);
+  }, 0);
+}
 
 describe('the options of a scheduler with CUDA devices', { skip }, () => {
   const cuda = { kind: 'cuda' } as const;
