@@ -149,7 +149,8 @@ std::string Attachment::fault(int row, bool* isLost) {
 template <typename Ask>
 void Attachment::askAll(Ask ask) {
   std::vector<Port*> asked;
-  for (auto& port : ports_) if (!port->isParked) asked.push_back(port.get());
+  // After `close` a model would be loaded to a device that has let go of everything.
+  for (auto& port : ports_) if (!silent_ && !port->isParked) asked.push_back(port.get());
   beginChange(asked.size());
   for (Port* port : asked) ask(port);
 }

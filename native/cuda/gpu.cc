@@ -210,7 +210,11 @@ std::string Gpu::pin(Port* port) {
 
 void Gpu::stage(Port* port, std::shared_ptr<const ModelSpec> spec) {
   const auto model = std::make_shared<DeviceModel>(driver_, std::move(spec));
-  const auto tell = [port](const Outcome& outcome) { port->owner->changed(outcome); };
+  port->staging += 1;
+  const auto tell = [port](const Outcome& outcome) {
+    port->staging -= 1;
+    port->owner->changed(outcome);
+  };
   const auto work = [this, port, model, tell] {
     const Outcome outcome = load(model);
     submit([this, port, model, tell, outcome] {
@@ -375,7 +379,7 @@ bool Gpu::freeRetired() {
 bool Gpu::finishLeaving() {
   for (size_t i = 0; i < ports_.size(); i += 1) {
     Port* port = ports_[i];
-    if (!port->leaving || port->inFlight > 0) continue;
+    if (!port->leaving || port->inFlight > 0 || port->staging > 0) continue;
     while (port->lane.first() != nullptr) port->lane.pop();
     std::vector<std::shared_ptr<DeviceModel>> models = std::move(port->models);
     models.push_back(std::move(port->staged));

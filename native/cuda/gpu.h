@@ -82,6 +82,7 @@ struct Port {
   uint32_t seen = 0;  // plans pushed when this turn began
   int inFlight = 0;
   bool leaving = false;
+  std::atomic<int> staging{0};  // until the runner has what the keeper loads: it must not leave before
   bool isPinned = false;        // its device's keeper
   bool isMapped = false;        // `arenaOnDevice` was asked for
   DevicePtr arenaOnDevice = 0;  // where kernels find the tensors' memory; 0 where they cannot,
