@@ -73,22 +73,44 @@ void Gpu::keepInstead() {
 }
 
 void Gpu::addJob(Job job) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  jobs_.push_back(std::make_shared<Job>(std::move(job)));
-  jobAdded_.notify_one();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    jobs_.push_back(std::shared_ptr<Job>(new Job(std::move(job))));
+  }
+  wakeKeeper();
+}
+
+// A futex instead of a condition variable, whose waiting is a symbol that libstdc++ has had only for a while.
+void Gpu::wakeKeeper() {
+  __atomic_fetch_add(&keeperWord_, 1, __ATOMIC_SEQ_CST);
+  futexWake(&keeperWord_);
+}
+
+// Null when the runner has ended and nothing is left.
+std::shared_ptr<Gpu::Job> Gpu::nextJob() {
+  for (;;) {
+    const int32_t seen = loadWord(&keeperWord_);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!jobs_.empty()) {
+        std::shared_ptr<Job> job = jobs_.front();
+        jobs_.pop_front();
+        return job;
+      }
+      if (runnerEnded_) return nullptr;
+    }
+    futexWait(&keeperWord_, seen, 1e9);
+  }
 }
 
 // Ends when the runner has ended, which adds no more then.
 void Gpu::doJobs() {
   for (;;) {
-    std::shared_ptr<Job> job;
+    const std::shared_ptr<Job> job = nextJob();
+    if (job == nullptr) break;
     bool isLost = !started_;
     {
-      std::unique_lock<std::mutex> lock(mutex_);
-      jobAdded_.wait(lock, [this] { return !jobs_.empty() || runnerEnded_; });
-      if (jobs_.empty()) break;
-      job = jobs_.front();
-      jobs_.pop_front();
+      const std::lock_guard<std::mutex> lock(mutex_);
       isLost |= !fault_.empty();
     }
     job_ = job;
@@ -168,7 +190,7 @@ void Gpu::attach(Port* port, std::vector<std::shared_ptr<const ModelSpec>> specs
     std::vector<std::shared_ptr<DeviceModel>> models;
     for (const auto& spec : specs) {
       if (!outcome.failure.empty()) break;
-      auto model = spec == nullptr ? nullptr : std::make_shared<DeviceModel>(driver_, spec);
+      auto model = spec == nullptr ? nullptr : std::shared_ptr<DeviceModel>(new DeviceModel(driver_, spec));
       if (model != nullptr) outcome = load(model);
       if (outcome.failure.empty()) models.push_back(std::move(model));
     }
@@ -209,7 +231,7 @@ std::string Gpu::pin(Port* port) {
 }
 
 void Gpu::stage(Port* port, std::shared_ptr<const ModelSpec> spec) {
-  const auto model = std::make_shared<DeviceModel>(driver_, std::move(spec));
+  const auto model = std::shared_ptr<DeviceModel>(new DeviceModel(driver_, std::move(spec)));
   port->staging += 1;
   const auto tell = [port](const Outcome& outcome) {
     port->staging -= 1;
@@ -302,9 +324,11 @@ void Gpu::serve() {
     worked |= step();
     if (!worked) rest();
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
-  runnerEnded_ = true;
-  jobAdded_.notify_one();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    runnerEnded_ = true;
+  }
+  wakeKeeper();
 }
 
 void Gpu::submit(std::function<void()> command) {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -179,6 +178,8 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   bool start();
   void finish();
   void addJob(Job job);
+  std::shared_ptr<Job> nextJob();
+  void wakeKeeper();
   void loseByKeeper(const std::string& why);
   Outcome lostOutcome();
   void finishLoading(Port* port, std::vector<std::shared_ptr<DeviceModel>> models, Outcome outcome);
@@ -251,11 +252,11 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   std::mutex mutex_;  // what follows
   std::vector<std::function<void()>> commands_;
   std::deque<std::shared_ptr<Job>> jobs_;
-  std::condition_variable jobAdded_;
   bool runnerEnded_ = false;
   std::string fault_;
   std::atomic<bool> commanded_{false};
   bool stopping_ = false;
+  int32_t keeperWord_ = 0;  // counts what the keeper is woken for
   alignas(kLineBytes) int32_t sleeping_ = 0;
 };
 

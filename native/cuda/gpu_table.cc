@@ -77,7 +77,7 @@ std::shared_ptr<Gpu> acquireGpu(const std::string& library, int ordinal, double 
   }
   Table::Row& row = all.rows[key];
   if (row.gpu == nullptr) {
-    row.gpu = std::make_shared<Gpu>(*driver, ordinal, callLimitNs);
+    row.gpu = std::shared_ptr<Gpu>(new Gpu(*driver, ordinal, callLimitNs));
     row.gpu->begin();
   }
   row.users += 1;

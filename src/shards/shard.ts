@@ -631,10 +631,7 @@ export class ShardRole implements Role {
     const row = this.#intakeAt + model * INTAKE_WORDS;
     const count = i32[row + INTAKE_COUNT]!;
     i32[row + INTAKE_COUNT] = 0;
-    const now = this.cells[CELL_NOW]!;
-    // The rate meter must be up to date before requests are counted.
-    if (now >= this.#meter.nextTickNs[model]! || this.#meter.nextTickNs[model] === Infinity) this.#meterIsDue(model, now);
-    this.#meter.arrivals[model]! += count;
+    this.#countArrivals(model, count);
     const queue = this.#queues[model]!;
     const first = i32[row + INTAKE_FIRST]!;
     const earliestNs = f64[(row >> 1) + INTAKE_EARLIEST_NS]!;
@@ -699,12 +696,19 @@ export class ShardRole implements Role {
     } else if (this.#tags[model] !== tag) {
       this.#pass(slot, model);
     } else {
-      const now = this.cells[CELL_NOW]!;
-      if (now >= this.#meter.nextTickNs[model]! || this.#meter.nextTickNs[model] === Infinity) this.#meterIsDue(model, now);
-      this.#meter.arrivals[model]!++;
+      this.#countArrivals(model, 1);
       this.#admitted[slot] = generation;
       this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
     }
+  }
+
+  /** The rate meter must be up to date before. */
+  #countArrivals(model: number, count: number): void {
+    const now = this.cells[CELL_NOW]!;
+    const dueNs = this.#meter.nextTickNs[model]!;
+    if (dueNs === Infinity) this.#meter.start(model, now);
+    else if (now >= dueNs) this.#tick(model, now);
+    this.#meter.arrivals[model]! += count;
   }
 
   /** A record whose request has ended by another way and whose slot is used again; anything else is a broken invariant. */
@@ -726,11 +730,6 @@ export class ShardRole implements Role {
     if (Atomics.load(this.#i32, this.#cancelWord + slot) === generation) this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
     else this.#queues[model]!.push(slot, deadline);
     this.#touch(model);
-  }
-
-  #meterIsDue(model: number, now: number): void {
-    if (this.#meter.nextTickNs[model] === Infinity) this.#meter.start(model, now);
-    else this.#tick(model, now);
   }
 
   /** Ends a request that cannot be met: its time was too short from the start, or it came too late. */
