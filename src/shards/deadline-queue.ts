@@ -101,7 +101,7 @@ export class DeadlineQueue {
       slots[tail & mask] = slot;
       positions[slot] = tail & POSITION_MASK;
       tail = (tail + 1) | 0;
-      at = arrivals + (i32[at + ARRIVAL_NEXT]!) * ARRIVAL_WORDS;
+      at = arrivals + i32[at + ARRIVAL_NEXT]! * ARRIVAL_WORDS;
     }
     this.#tail = tail;
     oldest[LAST] = deadlineNs;

@@ -1,6 +1,6 @@
 /**
- * The two loops of a shard that run once per request and nothing else: taking requests in from a lane, and ending those of a
- * batch. Everything they read and write lies in the shared buffer, at places that are word indices.
+ * The loops of a shard that run once per request and do nothing else: taking requests in from a lane, and ending those of a
+ * batch (a look at who is late, then the ending). Everything they read and write lies in the shared buffer, at places that are word indices.
  */
 import { bucketOf } from '../ringbuf/log-linear.js';
 import { COMPLETION, REQUEST } from '../protocol/records.js';

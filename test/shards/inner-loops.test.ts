@@ -48,7 +48,7 @@ function fill(memory: SharedMemory, seed: number): void {
     const word = (memory.slots >> 2) + slot * SLOT_WORDS;
     const model = below(MODELS);
     f64[(word >> 1) + SLOT.at.deadlineNs] = inOrder ? 1e9 + slot : 1e9 + below(50) * 1e5;
-    f32[word + SLOT.at.budgetNs] = [2e7, 1e3, 1e11, -1e6, NaN, 200 * random.uniform(), 1e6 + 2e7 * random.uniform()][below(7)]!;
+    f32[word + SLOT.at.budgetNs] = [2e7, 1e3, 1e11, 2e11, -1e6, NaN, 200 * random.uniform(), 1e6 + 2e7 * random.uniform()][below(8)]!;
     i32[word + SLOT.at.generation] = below(3) - 1;
     i32[word + SLOT.at.model] = model + 4096 * (random.uniform() < 0.9 ? model : 1);
     i32[(admitted >> 2) + slot] = random.uniform() < 0.2 ? below(3) - 1 : 7;

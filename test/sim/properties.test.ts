@@ -138,6 +138,27 @@ describe('once found, never again', () => {
     const run = sound({ models, gpus: 2, shards: 1, margins: { ...NO_MARGINS, transferNs: 10 }, slotShift: 5, slowdown: 1, jitter: 0, failureRate: 0, events });
     assert.equal(run.host.stats.model(3).completed, 1);
   });
+
+  it('a timer that was put off wakes nobody: the tick of the dispatcher would come sooner where shards are shared', () => {
+    const model = (alphaMs: number, betaMs: number, sloMs: number, part: Partial<ModelSpec>): ModelSpec =>
+      ({ alphaNs: alphaMs * 1e6, betaNs: betaMs * 1e6, sloNs: sloMs * 1e6, maxBatch: 8, drop: 'never', condition: 'immediate', maxQueue: 9, ...part });
+    const models = [
+      model(0, 4, 28, { maxBatch: 1, drop: 'timeout' }),
+      model(4, 7, 64, { maxBatch: 5, condition: 'target-size', maxQueue: 3 }),
+      model(1, 4, 38, { drop: 'timeout' }),
+      model(4, 9, 64, { maxBatch: 42, condition: 'target-delay' }),
+      model(5, 11, 75, { maxBatch: 3, drop: 'adaptive', condition: 'frontrun', maxQueue: 2 }),
+      model(2, 9, 58, { maxBatch: 34, condition: 'adaptive', maxQueue: 1 }),
+      model(3, 1, 78, { maxBatch: 23, drop: 'adaptive', condition: 'latest', maxQueue: 1 }),
+    ];
+    const submit = (atMs: number, to: number, sloMs = 0, more: object = {}): ScenarioEvent => ({ at: atMs * 1e6, kind: 'submit', model: to, sloNs: sloMs * 1e6, count: 1, ...more });
+    const events: ScenarioEvent[] = [
+      submit(8, 0, 1), { at: 10e6, kind: 'cancel', request: 0 }, submit(13, 4, 30), submit(22, 0, 0, { count: 3 }), submit(64, 1), submit(65, 5), submit(66, 0, 1), submit(67, 1),
+      submit(72, 0, 33, { lateNs: 1e6 }),
+    ];
+    const scenario = { models, gpus: 1, shards: 1, together: true, margins: NO_MARGINS, slotShift: 9, slowdown: 1, jitter: 0, failureRate: 0, events };
+    assert.deepEqual(account({ ...scenario, shards: 4 }), account(scenario));
+  });
 });
 
 /** Three models of different weight for two seconds, their rates halved and doubled every 300 ms. */
