@@ -2,56 +2,50 @@
  * Monotonic time in nanoseconds since the scheduler's start, one origin for all threads, as integer doubles
  * (exact for 104 days).
  *
- * `process.hrtime()` is the same clock in every thread but slow and allocating; `performance.now()` is fast but
- * counts from the start of its own thread. Each thread measures the constant between the two once.
+ * It is `process.hrtime.bigint()`, stored into an array at once and read as two words: optimised code then makes no
+ * BigInt and allocates nothing, where `performance.now()` boxes its answer on Node 20 and 22, and takes a third longer.
  */
 export interface Clock {
   /** Nanoseconds since the origin, an integer that never falls. */
   nowNs(): number;
 }
 
-/** The origin to hand to every thread's `SystemClock`: host time in seconds and nanoseconds. */
+/** The origin to hand to every thread's `SystemClock`: the two halves of the host's time in ns. */
 export interface ClockOrigin {
-  readonly seconds: number;
-  readonly nanoseconds: number;
+  readonly high: number;
+  readonly low: number;
 }
 
-/** Taken now, before a test's fake timers can take their place. */
-const realNowMs = performance.now.bind(performance);
-const hrtime = process.hrtime.bind(process);
+/** Taken now, before a test's fake timers can take its place. */
+const hostNs = process.hrtime.bigint;
 
 export function clockOrigin(): ClockOrigin {
-  const [seconds, nanoseconds] = hrtime();
-  return { seconds, nanoseconds };
+  const ns = hostNs();
+  return { high: Number(ns >> 32n), low: Number(ns & 0xffffffffn) };
 }
 
 export class SystemClock implements Clock {
-  readonly #offsetNs: number;
+  readonly #ns = new BigUint64Array(1);
+  readonly #words = new Uint32Array(this.#ns.buffer);
+  readonly #high: number;
+  readonly #low: number;
 
   constructor(origin: ClockOrigin) {
-    this.#offsetNs = measureOffsetNs(origin);
+    this.#high = origin.high;
+    this.#low = origin.low;
+  }
+
+  readonly cells = new Float64Array(1);
+
+  read(): void {
+    this.#ns[0] = hostNs();
+    this.cells[0] = (this.#words[1]! - this.#high) * 2 ** 32 + (this.#words[0]! - this.#low);
   }
 
   nowNs(): number {
-    return Math.floor(realNowMs() * 1e6 + this.#offsetNs);
+    this.read();
+    return this.cells[0]!;
   }
-}
-
-/** hrtime − performance.now(), by the tightest of a few bracketed readings. */
-function measureOffsetNs(origin: ClockOrigin): number {
-  let bestSpanMs = Infinity;
-  let offsetNs = 0;
-  for (let i = 0; i < 16; i++) {
-    const before = realNowMs();
-    const [seconds, nanoseconds] = hrtime();
-    const after = realNowMs();
-    if (after - before < bestSpanMs) {
-      bestSpanMs = after - before;
-      const hostNs = (seconds - origin.seconds) * 1e9 + (nanoseconds - origin.nanoseconds);
-      offsetNs = hostNs - ((before + after) / 2) * 1e6;
-    }
-  }
-  return offsetNs;
 }
 
 /** Time that moves only when told to: the simulator's clock. */

@@ -125,14 +125,13 @@ export class EmulatedDeviceRole implements Role {
   }
 
   poll(): void {
-    const now = this.cells[CELL_NOW]!;
     const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#hasPolled;
     this.#hasPolled = true;
     if (changed) this.#takeChanges();
-    const ended = this.#runDue(now);
-    const taken = this.#takeIssues(now);
+    const ended = this.#runDue();
+    const taken = this.#takeIssues();
     // What was just taken may be ready at once.
-    const endedNow = taken > 0 ? this.#runDue(now) : 0;
+    const endedNow = taken > 0 ? this.#runDue() : 0;
     if (ended + endedNow > 0) {
       this.#done.commit();
       this.#dispatcherBell.ring();
@@ -160,7 +159,8 @@ export class EmulatedDeviceRole implements Role {
     }
   }
 
-  #takeIssues(now: number): number {
+  #takeIssues(): number {
+    const now = this.cells[CELL_NOW]!;
     const lane = this.#issues;
     const count = lane.available(lane.capacity);
     for (let k = 0; k < count; k++) {
@@ -210,7 +210,8 @@ export class EmulatedDeviceRole implements Role {
   }
 
   /** Ends and starts everything whose time has come; returns how many have ended. */
-  #runDue(now: number): number {
+  #runDue(): number {
+    const now = this.cells[CELL_NOW]!;
     const events = this.#events;
     let ended = 0;
     while (events.nodes[1]! <= now) {

@@ -208,6 +208,7 @@ export class DispatcherRole implements Role {
     // Nobody waits for the tick: it comes with the first poll after its time.
     if (now >= this.cluster.nextTickNs) {
       this.cluster.tick(now, this.pool.activeCount);
+      this.lookAhead.aheadNs = this.cluster.aheadNs;
       if (this.#looksAhead) this.#chooseReserve();
       if (now >= this.#advisor.nextEpochNs) this.#advisor.endEpoch(now);
     }
@@ -602,7 +603,7 @@ export class DispatcherRole implements Role {
       }
       cells[POOL_EXEC] = earliest;
       const gpu = this.pool.lowestFreeByExec();
-      if (gpu < 0 || this.lookAhead.most(this.cluster.aheadNs) <= this.lookAhead.unreserved(this.pool.activeCount)) break;
+      if (gpu < 0 || this.lookAhead.most() <= this.lookAhead.unreserved(this.pool.activeCount)) break;
       if (this.#observer !== null) this.#observer.granted(now, model, gpu, earliest, this.pool.freeAtNs(gpu), true);
       this.#grant(model, gpu, GRANT_EARLY);
       granted++;
@@ -745,7 +746,8 @@ export class DispatcherRole implements Role {
   /** A GPU might be granted early then. */
   #setLookAgain(): void {
     const { cells } = this;
-    const aboveNs = this.lookAhead.whenAbove(this.lookAhead.unreserved(this.pool.activeCount), this.cluster.aheadNs);
+    this.lookAhead.findAbove(this.lookAhead.unreserved(this.pool.activeCount));
+    const { aboveNs } = this.lookAhead;
     let next = aboveNs;
     if (this.pool.idle.size === 0) {
       const soonestNs = this.pool.running.nodes[1]! - this.#leadNs[this.#early.first()]!;

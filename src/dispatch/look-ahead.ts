@@ -33,13 +33,12 @@ const OVERBOOKED = 0.1;
 /** Less than any count of GPUs that are wanted. */
 const NONE = -1;
 
-/** In `#cells`: the bucket of now, counted from time 0; the reserve that was learnt; the questions that were answered last, and an answer; what is kept. */
+/** In `#cells`: the bucket of now, counted from time 0; the reserve that was learnt; how far is looked ahead; an answer; what is kept. */
 const NOW = 0;
 const RESERVE = 1;
-const MOST_AHEAD = 2;
-const WHEN_AHEAD = 3;
-const WHEN = 4;
-const SHARE = 5;
+const AHEAD = 2;
+const WHEN_ABOVE = 3;
+const SHARE = 4;
 
 export class LookAhead {
   readonly #bucketNs: number;
@@ -63,7 +62,7 @@ export class LookAhead {
   readonly #from: Float64Array;
   readonly #to: Float64Array;
   readonly #models: number;
-  /** Whether, and for which questions, the last answers still hold. */
+  /** Whether, and for which limit, the last answers still hold. */
   #mostHolds = false;
   #most = 0;
   #whenHolds = false;
@@ -155,16 +154,25 @@ export class LookAhead {
     }
   }
 
+  /** How far ahead is looked. */
+  get aheadNs(): number {
+    return this.#cells[AHEAD]!;
+  }
+
+  set aheadNs(ns: number) {
+    this.#cells[AHEAD] = ns;
+    this.#mostHolds = this.#whenHolds = false;
+  }
+
   /** The largest occ from now until `aheadNs` from now. */
-  most(aheadNs: number): number {
+  most(): number {
     this.#placeAll();
-    if (this.#mostHolds && aheadNs === this.#cells[MOST_AHEAD]!) return this.#most;
+    if (this.#mostHolds) return this.#most;
     this.#mostHolds = true;
-    this.#cells[MOST_AHEAD] = aheadNs;
     this.#settle();
     this.#walked = 0;
     this.#found = 0;
-    const count = this.#ahead(aheadNs);
+    const count = this.#ahead();
     const first = (this.#cells[NOW]! + 1) & (BUCKETS - 1);
     const straight = Math.min(count, BUCKETS - first);
     this.#walk(1, 0, BUCKETS, first, first + straight);
@@ -173,18 +181,21 @@ export class LookAhead {
     return this.#most;
   }
 
-  /** When an occ above `limit` will first lie less than `aheadNs` ahead; +Infinity if that is not expected, or now. */
-  whenAbove(limit: number, aheadNs: number): number {
+  /** Sets `aboveNs`: when an occ above `limit` will first lie less than `aheadNs` ahead; +Infinity if that is not expected, or now. */
+  findAbove(limit: number): void {
     this.#placeAll();
-    if (this.#whenHolds && limit === this.#whenLimit && aheadNs === this.#cells[WHEN_AHEAD]!) return this.#cells[WHEN]!;
+    if (this.#whenHolds && limit === this.#whenLimit) return;
     this.#whenHolds = true;
     this.#whenLimit = limit;
-    this.#cells[WHEN_AHEAD] = aheadNs;
-    this.#cells[WHEN] = this.#firstAbove(limit, aheadNs);
-    return this.#cells[WHEN]!;
+    this.#cells[WHEN_ABOVE] = this.#firstAbove(limit);
   }
 
-  #firstAbove(limit: number, aheadNs: number): number {
+  /** Apart from `findAbove`: a double that a function returns may be boxed. */
+  get aboveNs(): number {
+    return this.#cells[WHEN_ABOVE]!;
+  }
+
+  #firstAbove(limit: number): number {
     this.#walked = this.#begun;
     if (this.#walked > limit) return Infinity;
     this.#settle();
@@ -193,7 +204,7 @@ export class LookAhead {
     if (leaf < 0) leaf = this.#find(1, 0, BUCKETS, 0, first - 1, limit);
     if (leaf < 0) return Infinity;
     const bucket = this.#cells[NOW]! + ((leaf - this.#cells[NOW]!) & (BUCKETS - 1));
-    const when = bucket - this.#ahead(aheadNs);
+    const when = bucket - this.#ahead();
     return when > this.#cells[NOW]! ? when * this.#bucketNs : Infinity;
   }
 
@@ -219,8 +230,8 @@ export class LookAhead {
   }
 
   /** Buckets after that of now. */
-  #ahead(aheadNs: number): number {
-    return Math.min(BUCKETS - 1, Math.ceil(aheadNs / this.#bucketNs));
+  #ahead(): number {
+    return Math.min(BUCKETS - 1, Math.ceil(this.#cells[AHEAD]! / this.#bucketNs));
   }
 
   #place(index: number, fromNs: number, toNs: number): void {

@@ -69,11 +69,12 @@ function rolesOf(memory: SharedMemory, thread: number, devices: CudaDeviceRole |
 
 /** Polls every role once at one time; whether any had work. */
 function pollAll(roles: readonly Role[], clock: SystemClock): boolean {
-  const now = clock.nowNs();
+  clock.read();
+  const { cells } = clock;
   let work = 0;
   for (let i = 0; i < roles.length; i++) {
     const role = roles[i]!;
-    role.cells[CELL_NOW] = now;
+    role.cells[CELL_NOW] = cells[0]!;
     role.poll();
     work += role.cells[CELL_WORK]!;
   }

@@ -130,6 +130,9 @@ const WINDOW_NOW = 9;
 const WINDOW_GPU_FREE = 10;
 /** What `#expectStart` is given: the latest end of the batch. */
 const WINDOW_END = 11;
+/** For `#isQuiet`: the earliest deadline of those that have come. And when a request that ran alone and at once would have ended. */
+const WINDOW_DUE = 12;
+const WINDOW_SOONEST_END = 13;
 
 /**
  * A batch that starts within this time, and twice the error of timers, is told to the dispatcher at every arrival; one further off may
@@ -359,8 +362,7 @@ export class ShardRole implements Role {
 
   poll(): void {
     const cells = this.cells;
-    const now = cells[CELL_NOW]!;
-    this.#ledger.cells[LEDGER_NOW] = now;
+    this.#ledger.cells[LEDGER_NOW] = cells[CELL_NOW]!;
     const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
     let work = this.#tookOver ? 0 : this.#takeOver();
@@ -369,15 +371,15 @@ export class ShardRole implements Role {
     work += this.#drainResends();
     work += this.#drainCancels();
     work += this.#drainBatchDone(false);
-    work += this.#fireTimers(now);
+    work += this.#fireTimers();
     work += this.#answerGrants();
     if (work > 0 || changed) {
-      this.#updateTouched(now);
+      this.#updateTouched();
       this.#ledger.commit();
     }
     if (changed) Atomics.store(this.#i32, (this.#memory.acks >> 2) + ackOfShard(this.#shard), this.#version);
-    cells[CELL_NEXT] = this.#nextTimerNs();
     cells[CELL_WORK] = work;
+    this.#setNext();
   }
 
   #touch(model: number): void {
@@ -634,34 +636,37 @@ export class ShardRole implements Role {
     this.#countArrivals(model, count);
     const queue = this.#queues[model]!;
     const first = i32[row + INTAKE_FIRST]!;
-    const earliestNs = f64[(row >> 1) + INTAKE_EARLIEST_NS]!;
-    if (shedShare > 0 || earliestNs < this.#soonestEndNs(model) || queue.prefixCount + queue.suffixCount + count > this.#maxQueue[model]!) {
+    const window = this.#window;
+    window[WINDOW_DUE] = f64[(row >> 1) + INTAKE_EARLIEST_NS]!;
+    this.#setSoonestEnd(model);
+    if (shedShare > 0 || window[WINDOW_DUE]! < window[WINDOW_SOONEST_END]! || queue.prefixCount + queue.suffixCount + count > this.#maxQueue[model]!) {
       this.#admitEach(model, first, count, shedShare);
       return;
     }
-    const isQuiet = this.#isQuiet(model, count, earliestNs);
+    const isQuiet = this.#isQuiet(model, count);
     queue.pushLinked(i32, f64, this.#arrivalsAt, first, count, i32[row + INTAKE_IN_ORDER] === 1);
     if (!isQuiet) this.#touch(model);
   }
 
-  /** Whether `count` more, none due before `earliestNs`, change nothing. Then they are counted here: nobody looks at the model again for them. */
-  #isQuiet(model: number, count: number, earliestNs: number): boolean {
+  /** Whether `count` more, none due before WINDOW_DUE, change nothing. Then they are counted here: nobody looks at the model again for them. */
+  #isQuiet(model: number, count: number): boolean {
     const queue = this.#queues[model]!;
-    if (queue.suffixCount + count > this.#quietUpTo[model]! || earliestNs < queue.oldest[SUFFIX]!) return false;
+    if (queue.suffixCount + count > this.#quietUpTo[model]! || this.#window[WINDOW_DUE]! < queue.oldest[SUFFIX]!) return false;
     this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_QUEUED] = queue.suffixCount + count;
     return true;
   }
 
-  /** When a request that ran alone and at once would have ended. */
-  #soonestEndNs(model: number): number {
-    return this.cells[CELL_NOW]! + this.#f64[this.#marginsAt + CONTROL_AT]! + this.#f64[this.#marginsAt + TRANSFER_AT]! + this.#aloneNs[model]!;
+  #setSoonestEnd(model: number): void {
+    this.#window[WINDOW_SOONEST_END] = this.cells[CELL_NOW]! + this.#f64[this.#marginsAt + CONTROL_AT]! + this.#f64[this.#marginsAt + TRANSFER_AT]! + this.#aloneNs[model]!;
   }
 
   #admitEach(model: number, first: number, count: number, shedShare: number): void {
     const i32 = this.#i32;
     const queue = this.#queues[model]!;
     const now = this.cells[CELL_NOW]!;
-    const soonestEndNs = this.#soonestEndNs(model);
+    this.#setSoonestEnd(model);
+    const window = this.#window;
+    const soonestEndNs = window[WINDOW_SOONEST_END]!;
     let at = this.#arrivalsAt + first * ARRIVAL_WORDS;
     for (let left = count; left > 0; left--) {
       const slot = i32[at + ARRIVAL_SLOT]!;
@@ -673,7 +678,8 @@ export class ShardRole implements Role {
       } else if (queue.count >= this.#maxQueue[model]! || (shedShare > 0 && deadlineNs - now < shedShare * budgetNs)) {
         this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
       } else {
-        const isQuiet = this.#isQuiet(model, 1, deadlineNs);
+        window[WINDOW_DUE] = deadlineNs;
+        const isQuiet = this.#isQuiet(model, 1);
         queue.push(slot, deadlineNs);
         if (!isQuiet) this.#touch(model);
       }
@@ -822,7 +828,8 @@ export class ShardRole implements Role {
 
   // ---------------------------------------------------------------- timers
 
-  #fireTimers(now: number): number {
+  #fireTimers(): number {
+    const now = this.cells[CELL_NOW]!;
     const timers = this.#timers;
     let fired = 0;
     while (timers.nodes[1]! <= now) {
@@ -842,16 +849,17 @@ export class ShardRole implements Role {
   }
 
   /** The earliest timer, not one that was put off: a poll that none of its models needs would move the dispatcher's tick. */
-  #nextTimerNs(): number {
-    if (this.#armedCount === 0) return Infinity;
+  #setNext(): void {
     const timers = this.#timers;
-    for (;;) {
+    while (this.#armedCount > 0) {
       const model = timers.first();
       const timerNs = this.#timerNs[model]!;
-      if (timers.nodes[1]! >= timerNs) return timerNs;
+      this.cells[CELL_NEXT] = timerNs;
+      if (timers.nodes[1]! >= timerNs) return;
       timers.nodes[timers.leaves + model] = timerNs;
       timers.settle(model);
     }
+    this.cells[CELL_NEXT] = Infinity;
   }
 
   /** `#timerNs` of the model was set. Most are put off again and again, and so cost nothing: the order learns of it when they fire. */
@@ -969,7 +977,8 @@ export class ShardRole implements Role {
 
   // ---------------------------------------------------------------- decisions
 
-  #updateTouched(now: number): void {
+  #updateTouched(): void {
+    const now = this.cells[CELL_NOW]!;
     const count = this.#touchedCount;
     if (count === 0) return;
     const window = this.#window;

@@ -172,7 +172,7 @@ export function virtualConfig(given: Pick<SchedulerConfig, 'models' | 'profiles'
     slotShift: 16,
     margins: { controlNs: 0, transferNs: 0, responseNs: 0, jitterNs: 0, measureControl: false, measureResponse: false, measureJitter: false },
     shedShare: 0,
-    origin: { seconds: 0, nanoseconds: 0 },
+    origin: { high: 0, low: 0 },
     ...given,
   };
 }

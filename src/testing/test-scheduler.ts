@@ -69,7 +69,7 @@ export class TestScheduler<T extends SchedulerTypes = AnyModels> extends Schedul
       ...resolved.config,
       split: false,
       shedShare: 0,
-      origin: { seconds: 0, nanoseconds: 0 },
+      origin: { high: 0, low: 0 },
       margins: {
         controlNs: margins.measureControl ? 0 : margins.controlNs,
         transferNs: margins.transferNs,

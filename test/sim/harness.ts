@@ -448,8 +448,9 @@ export class Run implements Observer {
       const occ = (at: number): number => [...spans.values()].filter(({ from, to }) => from <= at && at < to).length;
       return Math.max(...times.map(occ));
     };
-    lookAhead.most = (aheadNs) => {
-      const actual = most.call(lookAhead, aheadNs);
+    lookAhead.most = () => {
+      const { aheadNs } = lookAhead;
+      const actual = most.call(lookAhead);
       const expected = this.#wantedWithin(aheadNs);
       this.#check(Math.abs(aheadNs - this.#aheadNs) <= 1e-9 * aheadNs, 'early', () => `looks ahead ${aheadNs} ns, expected ${this.#aheadNs}`);
       this.#aheadNs = aheadNs; // the same; which bucket it ends in may be a matter of the last digit

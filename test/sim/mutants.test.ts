@@ -140,7 +140,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes an earlier deadline for nothing new while a batch gathers',
-    file: 'shards/shard', find: ' || earliestNs < queue.oldest[SUFFIX])', replace: ')',
+    file: 'shards/shard', find: ' || this.#window[WINDOW_DUE] < queue.oldest[SUFFIX])', replace: ')',
     caughtBy: 'policy',
   },
   {

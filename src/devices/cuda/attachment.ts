@@ -206,7 +206,7 @@ function placesOf(memory: SharedMemory): object {
     slots: maxClients * 2 ** slotShift,
     gpus: memory.limits.gpus,
     shards: memory.shards.map(({ batchSlots, batchStride, batchRows }) => ({ batchSlots, stride: batchStride, rows: batchRows })),
-    originNs: origin.seconds * 1e9 + origin.nanoseconds,
+    originNs: origin.high * 2 ** 32 + origin.low,
     issueLayout: [...bytes(ISSUE.at, ['readyNs', 'lengthNs', 'grantedNs'], ['gpu', 'shard', 'row', 'model', 'number', 'size', 'readyNs', 'lengthNs', 'grantedNs']), ISSUE.bytes],
     doneLayout: [...bytes(DEVICE_DONE.at, ['startNs', 'endNs', 'controlNs'], ['gpu', 'shard', 'row', 'number', 'model', 'status', 'startNs', 'endNs', 'controlNs']), DEVICE_DONE.bytes],
   };
