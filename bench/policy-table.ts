@@ -1,7 +1,7 @@
 /**
  * node build/bench/policy-table.js [--workloads r50,mix3@64,drawn:7:50] [--policies A,B,…] [--requests N] [--seed N]: the highest
  * rate with at most 1 % bad, as a share of the lower of the two bounds, and what the first policy has of the best of the others.
- * `drawn:SEED:COUNT` are workloads drawn from a seed, NAME@G is a shipped one on G GPUs. One thread, minutes.
+ * `drawn:SEED:COUNT` are workloads drawn from a seed, `drawn:SEED:FROM-TO` those with these numbers, NAME@G is a shipped one on G GPUs. One thread, minutes.
  */
 import { parseArgs } from 'node:util';
 import { renderTable } from '#rubato/report/table.js';
@@ -26,8 +26,12 @@ function positive(name: 'requests' | 'seed'): number {
 }
 
 function workloadsOf(word: string): Workload[] {
-  const drawn = /^drawn:(\d+):(\d+)$/.exec(word);
-  if (drawn !== null) return Array.from({ length: Number(drawn[2]) }, (_, number) => drawnWorkload(Number(drawn[1]), number));
+  const drawn = /^drawn:(\d+):(?:(\d+)-)?(\d+)$/.exec(word);
+  if (drawn !== null) {
+    const from = Number(drawn[2] ?? 0);
+    const count = drawn[2] === undefined ? Number(drawn[3]) : Number(drawn[3]) - from + 1;
+    return Array.from({ length: count }, (_, k) => drawnWorkload(Number(drawn[1]), from + k));
+  }
   const [name, gpus] = word.split('@');
   const workload = loadWorkload(name!);
   return [gpus === undefined ? workload : { ...workload, gpus: Number(gpus) }];

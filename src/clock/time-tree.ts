@@ -65,6 +65,12 @@ export class TimeTree {
     return this.nodes[1] === Infinity ? -1 : this.lowestUpTo(this.nodes[1]!);
   }
 
+  /** How many times are <= `time`: looks at twice as many nodes on each level. */
+  countUpTo(time: number, node = 1): number {
+    if (!(this.nodes[node]! <= time)) return 0;
+    return node >= this.leaves ? 1 : this.countUpTo(time, 2 * node) + this.countUpTo(time, 2 * node + 1);
+  }
+
   /** Lowest index whose time is <= `time`, or -1. */
   lowestUpTo(time: number): number {
     const nodes = this.nodes;

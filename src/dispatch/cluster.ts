@@ -27,6 +27,10 @@ const SHARE_OF_BEARABLE = 0.7;
  * now may hold the GPU that others will want for as long as the longest batch takes.
  */
 const MANY_GPUS = 10;
+/** On more GPUs than this one of them is soon free, whatever runs (`tightNs`). */
+const GPUS_TO_HOLD = 16;
+/** GPUs that a load wants beyond its mean, in square roots of it. */
+const SPREAD = 0.75;
 
 export class Cluster {
   /** The first poll at or after it is to call `tick`. */
@@ -42,6 +46,11 @@ export class Cluster {
   /** GPUs that the load keeps busy in batches of the target sizes (κ = 1), and how much that varies within an SLO: one standard deviation. */
   loadGpus = 0;
   spreadGpus = 0;
+  /**
+   * `tightNs[n]`, n from 1 to one less than all GPUs: the models that want n GPUs between them, taken in the order of how long a request can wait,
+   * have one that can wait no longer than this (its SLO less ℓ(1)). +Infinity where all models want fewer, and on more than 16 GPUs.
+   */
+  readonly tightNs = new Float64Array(GPUS_TO_HOLD).fill(Infinity);
   /** Requests per second of all models. */
   ratePerSecond = 0;
   /** Requests of all models that have ended late or expired, and that have ended so or in time, since the start. */
@@ -57,6 +66,10 @@ export class Cluster {
   readonly #maxBatch: Int32Array;
   readonly #sloNs: Float64Array;
   readonly #latencies: Float64Array[];
+  /** GPUs that a model keeps busy in batches of the target size. */
+  readonly #loadGpus: Float64Array;
+  /** Models in the order of how long a request can wait. */
+  #byWait: number[] = [];
 
   constructor(memory: SharedMemory) {
     const { models } = memory.limits;
@@ -70,6 +83,7 @@ export class Cluster {
     this.#maxBatch = new Int32Array(models);
     this.#sloNs = new Float64Array(models);
     this.#latencies = new Array<Float64Array>(models).fill(new Float64Array(1));
+    this.#loadGpus = new Float64Array(models);
     this.takeChanges();
   }
 
@@ -88,6 +102,13 @@ export class Cluster {
       this.#sloNs[model] = this.#f64[(((memory.offers >> 2) + model * MODEL_OFFER.words) >> 1) + MODEL_OFFER.at.sloNs]!;
       this.#latencies[model] = profileView(memory, this.#i32[spec + MODEL_SPEC.at.profile]!);
     }
+    const models = Array.from(this.#counts.keys()).filter((model) => this.#counts[model] === 1);
+    this.#byWait = models.sort((a, b) => this.#waitNs(a) - this.#waitNs(b) || a - b);
+  }
+
+  /** How long a request of a model can wait before it runs alone. */
+  #waitNs(model: number): number {
+    return this.#sloNs[model]! - this.#latencies[model]![1]!;
   }
 
   /** `gpus` take batches. Sums run in the order of model numbers, whichever shard a model belongs to. */
@@ -110,6 +131,7 @@ export class Cluster {
       if (this.#counts[model] === 0) continue;
       this.longestSloNs = Math.max(this.longestSloNs, this.#sloNs[model]!);
       const ratePerNs = this.#ratePerNs(row, nowNs);
+      this.#loadGpus[model] = 0;
       if (ratePerNs === 0) continue;
       const target = this.#targetOf(model);
       const latencyNs = this.#latencies[model]!;
@@ -122,8 +144,10 @@ export class Cluster {
       batchGpus += (ratePerNs * (latencyNs[1]! - slopeNs)) / target;
       totalPerNs += ratePerNs;
       const shareNs = latencyNs[target]! / target;
+      this.#loadGpus[model] = ratePerNs * shareNs;
       variance += (shareNs * shareNs * ratePerNs * this.#f64[(row >> 1) + SHARD_MODEL.at.dispersion]!) / this.#sloNs[model]!;
     }
+    this.#findTight(gpus);
     const meanNs = batches > 0 ? batchTime / batches : 0;
     this.aheadNs = gpus < MANY_GPUS ? longestNs : meanNs;
     this.loadGpus = requestGpus + batchGpus;
@@ -140,6 +164,19 @@ export class Cluster {
       // A target of 0: no rate is known yet.
       const target = Math.max(1, this.#targetOf(model));
       this.bearsNs[model] = borne * (latencyNs[target]! - latencyNs[1]!);
+    }
+  }
+
+  #findTight(gpus: number): void {
+    this.tightNs.fill(Infinity);
+    if (gpus > GPUS_TO_HOLD) return;
+    let load = 0;
+    let found = 0;
+    for (let k = 0; k < this.#byWait.length && found < gpus - 1; k++) {
+      const model = this.#byWait[k]!;
+      load += this.#loadGpus[model]!;
+      const wanted = Math.min(gpus - 1, Math.ceil(load + SPREAD * Math.sqrt(load)));
+      while (found < wanted) this.tightNs[++found] = this.#waitNs(model);
     }
   }
 

@@ -86,6 +86,8 @@ const {
 
 /** A smaller delay is noise. */
 const LEAST_MARGIN_NS = 5e3;
+/** Half of those who come while a batch runs find more than half of its time left: they are lost if it takes twice as long as they can wait. */
+const LONG = 2;
 
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
@@ -146,6 +148,8 @@ export class DispatcherRole implements Role {
   #tookOver = false;
   /** The candidates that are not due and may be granted a GPU early, by rank. */
   readonly #early: TimeTree;
+  /** Of them, those that `#grantEarly` has passed over so far. */
+  readonly #heldBack: Int32Array;
   readonly #deadlineNs: Float64Array;
   /** Since when the model has a candidate that is due: the start that it wanted. +Infinity: it has none. */
   readonly #wantedNs: Float64Array;
@@ -193,6 +197,7 @@ export class DispatcherRole implements Role {
     this.#due = new TimeTree(models);
     this.#isAdaptive = new Uint8Array(models);
     this.#early = new TimeTree(models);
+    this.#heldBack = new Int32Array(models);
     this.#deadlineNs = new Float64Array(models);
     this.#wantedNs = new Float64Array(models).fill(Infinity);
     this.#waiting = new TimeTree(models);
@@ -587,13 +592,14 @@ export class DispatcherRole implements Role {
   /**
    * While more GPUs will be wanted at once, within the time of a batch (`Cluster.aheadNs`), than there are without the reserve, those that
    * are idle are given to candidates that are not due yet (ALGORITHM.md 1.7): the one with the smallest latest first, and, if
-   * `beforeWaiting`, only one that has a smaller one than all that wait.
+   * `beforeWaiting`, only one that has a smaller one than all that wait. One that would hold up others has to wait until it is due.
    */
   #grantEarly(beforeWaiting: boolean): number {
     const now = this.cells[CELL_NOW]!;
     const cells = this.pool.cells;
     const early = this.#early;
     let granted = 0;
+    let held = 0;
     while (early.nodes[1]! < (beforeWaiting ? this.#waiting.nodes[1]! : Infinity)) {
       const model = early.first();
       const earliest = now + this.#leadNs[model]!;
@@ -604,11 +610,31 @@ export class DispatcherRole implements Role {
       cells[POOL_EXEC] = earliest;
       const gpu = this.pool.lowestFreeByExec();
       if (gpu < 0 || this.lookAhead.most() <= this.lookAhead.unreserved(this.pool.activeCount)) break;
+      if (this.#holdsUp(model)) {
+        early.clear(model);
+        this.#heldBack[held++] = model;
+        continue;
+      }
       if (this.#observer !== null) this.#observer.granted(now, model, gpu, earliest, this.pool.freeAtNs(gpu), true);
       this.#grant(model, gpu, GRANT_EARLY);
       granted++;
     }
+    for (let k = 0; k < held; k++) early.set(this.#heldBack[k]!, this.#rankNs[this.#heldBack[k]!]!);
     return granted;
+  }
+
+  /**
+   * Whether the model's batch takes at least twice as long as requests of others can wait, and leaves too few GPUs for those: an own rule
+   * (docs/policies.md). Nobody is interrupted, so on few GPUs what starts early and runs long is what tight models lose their requests by.
+   */
+  #holdsUp(model: number): boolean {
+    const { tightNs } = this.cluster;
+    const lengthNs = this.#deadlineNs[model]! - this.#invalidAfterNs[model]!;
+    const now = this.cells[CELL_NOW]!;
+    for (let wanted = 1; wanted < tightNs.length && lengthNs > LONG * tightNs[wanted]!; wanted++) {
+      if (this.pool.countFreeBy(now + tightNs[wanted]!) <= wanted) return true;
+    }
+    return false;
   }
 
   /** No GPU will be free in time for this candidate, so the next one gets its turn. When one turns out to be, or at the last moment, it asks again. */

@@ -117,6 +117,11 @@ export class GpuPool {
     return this.idle.has(gpu) ? this.f64[(this.row(gpu) >> 1) + GPU_FREE_NS]! : this.running.get(gpu);
   }
 
+  /** How many GPUs are idle, or expected to be free by then. */
+  countFreeBy(timeNs: number): number {
+    return this.idle.size + this.running.countUpTo(timeNs);
+  }
+
   /**
    * Lowest-numbered GPU that is free by `cells[POOL_EXEC]`, or -1. A running GPU whose prediction has passed is not free
    * until its end is reported: it is taken out of the order when it is found here.

@@ -10,8 +10,11 @@
 /** The learnt reserve: a share that is none. */
 export const LEARNT = -1;
 const SHARES = [LEARNT, 0.5, 0] as const;
-/** Up to this share of bad requests the learnt reserve is not questioned: with little to lose it goes to 0 by itself, which leaves GPUs idle. */
-const WELL_ENOUGH = 0.005;
+/**
+ * Up to this share of bad requests the learnt reserve is not questioned: with little to lose it goes to 0 by itself, which leaves GPUs idle, and
+ * each trial of another loses some.
+ */
+const WELL_ENOUGH = 0.009;
 /** Another must lose so much less, since each change costs, and with a reserve too small a load near the limit does worst. */
 const HANDICAP = 1.1;
 /** The choice is looked at after so many requests, or so many bad ones. */

@@ -19,6 +19,7 @@ describe('TimeTree', () => {
         assert.equal(tree.first(), min === Infinity ? -1 : naive.indexOf(min));
         const limit = upTo === Infinity ? 1e300 : upTo;
         assert.equal(tree.lowestUpTo(limit), naive.findIndex((value) => value <= limit));
+        assert.equal(tree.countUpTo(limit), naive.filter((value) => value <= limit).length);
       }
       assert.deepEqual(Array.from({ length: size }, (_, index) => tree.get(index)), naive);
     }), { numRuns: 400 });

@@ -8,14 +8,14 @@ import { SHARD_MODEL } from '#rubato/protocol/tables.js';
 import { virtualConfig } from '#rubato/sim/virtual-host.js';
 
 /** Models with ℓ(b) = 1 ms · b + 4 ms, except the last, which runs one request at a time. */
-function memoryOf(models: number): SharedMemory {
+function memoryOf(models: number, slosMs: readonly number[] = []): SharedMemory {
   const linear = LatencyProfile.linear({ alphaNs: 1e6, betaNs: 4e6, maxBatch: 32 }, 'linear').ns;
   const single = LatencyProfile.linear({ alphaNs: 1e6, betaNs: 4e6, maxBatch: 1 }, 'single').ns;
   return allocateSharedMemory(virtualConfig({
     profiles: [linear, single],
     models: Array.from({ length: models }, (_, k) => {
       const last = k === models - 1 ? 1 : 0;
-      return { name: `m${k}`, sloNs: 100e6, profile: last, maxBatch: last === 1 ? 1 : 32, dropPolicy: 3, condition: 0, maxQueue: 10 };
+      return { name: `m${k}`, sloNs: (slosMs[k] ?? 100) * 1e6, profile: last, maxBatch: last === 1 ? 1 : 32, dropPolicy: 3, condition: 0, maxQueue: 10 };
     }),
     gpus: [{ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 }],
     slotShift: 5,
@@ -127,5 +127,29 @@ describe('how far to look ahead', () => {
     assert.equal(ahead(1, 0), 20e6);
     write(memory, 1, 0, 16);
     assert.equal(ahead(1, 0), 10e6);
+  });
+});
+
+describe('who cannot wait', () => {
+  it('wants the GPUs that it and all who can wait less keep busy, and three quarters of the square root of that', () => {
+    const memory = memoryOf(3, [50, 20, 100]); // requests can wait 45, 15 and 95 ms before they run alone
+    const cluster = new Cluster(memory);
+    write(memory, 0, 900, 6); // 150 batches of 10 ms a second: 1.5 GPUs
+    write(memory, 1, 100, 6); // 0.17
+    write(memory, 2, 50, 1); // 0.25
+    const tight = (gpus: number): number[] => {
+      cluster.tick(0, gpus);
+      return [...cluster.tightNs].slice(1).filter((waitNs) => waitNs < Infinity);
+    };
+    // 0.17 + 0.31 → 1 GPU; 1.67 + 0.97 → 3; 1.92 + 1.04 → 3.
+    assert.deepEqual(tight(8), [15e6, 45e6, 45e6]);
+    assert.deepEqual(tight(16), [15e6, 45e6, 45e6]);
+    assert.deepEqual(tight(3), [15e6, 45e6]); // one is for the batch that runs long
+    assert.deepEqual(tight(1), []);
+    assert.deepEqual(tight(17), []);
+    write(memory, 1, 0, 6);
+    assert.deepEqual(tight(8), [45e6, 45e6, 45e6]);
+    write(memory, 0, 0, 6);
+    assert.deepEqual(tight(8), [95e6]);
   });
 });

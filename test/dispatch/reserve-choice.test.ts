@@ -47,7 +47,7 @@ describe('the choice of a reserve', () => {
   it('takes nothing that ended within the time of a request after a change for a fruit of it', () => {
     const choice = new ReserveChoice();
     const counts = { bad: 0, ended: 0 };
-    while (choice.share === LEARNT) play(choice, 1, () => 20, counts);
+    while (choice.share === LEARNT) play(choice, 1, () => 200, counts);
     const first = choice.share;
     choice.look((counts.bad += 1000), (counts.ended += 1000), 2);
     choice.look((counts.bad += 1000), (counts.ended += 1000), 2);

@@ -31,8 +31,8 @@ describe('the GPUs in use', () => {
       for (const [step, { busyShare }] of steps.entries()) {
         const mean = busyShare.reduce((sum, share) => sum + share, 0);
         assert.ok(used[step]!.length <= mean + 3, `at ${levels[step]} ${used[step]!.length} GPUs are in use, ${mean} are busy`);
-        // A batch counts where it ends, so a full GPU may have a little more than the whole time.
-        for (let gpu = 1; gpu < 8; gpu++) assert.ok(Math.min(1, busyShare[gpu]!) <= busyShare[gpu - 1]! + 0.03, `at ${levels[step]} GPU ${gpu} is busier than the one before: ${busyShare}`);
+        // A batch counts where it ends, so a full GPU may have a little more or less than the whole time.
+        for (let gpu = 1; gpu < 8; gpu++) assert.ok(Math.min(1, busyShare[gpu]!) <= busyShare[gpu - 1]! + 0.05, `at ${levels[step]} GPU ${gpu} is busier than the one before: ${busyShare}`);
       }
       assert.ok(used[0]!.length <= 3 && used.at(-1)!.length <= 3, `${used[0]!.length} and ${used.at(-1)!.length} of 8 at 10 %`);
       assert.equal(used[9]!.length, 8, 'all of them at 100 %');

@@ -22,7 +22,7 @@ import type { LookAhead } from '#rubato/dispatch/look-ahead.js';
 import { LEARNT } from '#rubato/dispatch/reserve-choice.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import {
-  aheadNs, bearableNs, decide, type Decision, dropShare, type Entry, finishNs, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, reserveGivenUp, type SeenModel, targetSize, unreserved, type Window, windowOf, worthSize,
+  aheadNs, bearableNs, decide, type Decision, dropShare, type Entry, finishNs, holdsUp, type PolicyMargins, type PolicyModel, ReferenceMeter, ReferenceQueue, reserveGivenUp, type SeenModel, targetSize, type Tight, tightModels, unreserved, type Window, windowOf, worthSize,
 } from './reference-policy.js';
 
 export interface ModelSpec {
@@ -208,6 +208,7 @@ export class Run implements Observer {
   #dropShare = 0;
   /** H and R of the policy `adaptive`, and how many GPUs will be wanted at once within a time. */
   #aheadNs = 0;
+  #tight: readonly Tight[] = [];
   #reserve = 0;
   /** What is kept instead of it, if anything. */
   #share: number = LEARNT;
@@ -480,6 +481,7 @@ export class Run implements Observer {
     if (now < this.#nextTickNs) return;
     this.#nextTickNs = now + TICK_NS;
     const seen = this.#seen.filter((model) => model !== null);
+    this.#tight = tightModels(seen, this.#scenario.gpus, now);
     this.#dropShare = dropShare(seen, this.#scenario.gpus, now);
     this.#aheadNs = aheadNs(seen, this.#scenario.gpus, now);
     this.#bearableNs = this.#seen.map((model) => (model === null ? 0 : bearableNs(model, this.#dropShare, this.#scenario.gpus)));
@@ -522,6 +524,9 @@ export class Run implements Observer {
       this.#check(!candidate || !this.#oneByOne || candidate.size > candidate.worthSize - 1e-9, 'early', () => `model ${model} was granted a GPU early for ${candidate!.size}, worth it would be ${candidate!.worthSize}`);
       const wanted = this.#wantedWithin(this.#aheadNs);
       this.#check(wanted > this.#unreserved(), 'early', () => `model ${model} was granted a GPU early though of ${this.#unreserved()} only ${wanted} are wanted at once`);
+      // What the dispatcher knows of it may be of a time when it was smaller.
+      const { latencyNs } = this.#models[model]!;
+      this.#check(!this.#oneByOne || !this.#holdsUp(latencyNs[1]!, nowNs), 'early', () => `model ${model} was granted a GPU early though it will hold up others for ${latencyNs[1]!} at least`);
     } else if (this.#oneByOne) {
       this.#checkRank(nowNs, model);
       this.#checkNotBefore(nowNs, model);
@@ -529,6 +534,13 @@ export class Run implements Observer {
     this.#candidates[model] = null;
     this.#grants[model] = { gpu, freeAtNs, early };
     this.#grantOfGpu[gpu] = model;
+  }
+
+  /** `holdsUp`, with the GPUs as they are. */
+  #holdsUp(lengthNs: number, nowNs: number): boolean {
+    const { pool } = this.host.dispatcher;
+    const gpus = Array.from({ length: this.#scenario.gpus }, (_, gpu) => gpu);
+    return holdsUp(lengthNs, this.#tight, (waitNs) => gpus.filter((gpu) => pool.freeAtNs(gpu) <= nowNs + waitNs).length);
   }
 
   /** While too many GPUs will be wanted at once, one that gathers is granted a GPU before one that is due, if it must start sooner. */
@@ -541,6 +553,7 @@ export class Run implements Observer {
       const { condition, latencyNs, sloNs } = this.#models[number]!;
       if (other === null || number === model || condition !== WANT_ADAPTIVE || isDue(other, nowNs) || other.size < other.worthSize + 1e-9) return;
       if (nowNs + this.#margins.controlNs + this.#margins.transferNs < firstFreeNs) return;
+      if (this.#holdsUp(latencyNs[other.size]!, nowNs)) return;
       // What the dispatcher knows of it may be of a time when it was smaller, and up to 1/64 of an SLO old.
       const rankNs = other.window.invalidAfterNs + latencyNs[other.size]! - latencyNs[1]! + sloNs / 32;
       this.#check(rankNs >= own.rankNs, 'early', () => `model ${model} of rank ${own.rankNs} was granted a GPU before model ${number}, which must start before ${rankNs}`);
@@ -832,7 +845,7 @@ export class Run implements Observer {
     if (candidate === null || this.#models[model]!.condition !== WANT_ADAPTIVE || isDue(candidate, nowNs)) return;
     if (candidate.size < candidate.worthSize + 1e-9) return;
     const wanted = this.#wantedWithin(this.#aheadNs);
-    if (wanted <= this.#unreserved()) return;
+    if (wanted <= this.#unreserved() || this.#holdsUp(this.#models[model]!.latencyNs[candidate.size]!, nowNs)) return;
     // What the dispatcher knows of the batch may be of a time when it was smaller.
     const start = nowNs + this.#margins.controlNs + this.#margins.transferNs;
     this.#batchesOfGpu.forEach((_, gpu) => {

@@ -279,6 +279,26 @@ const MUTANTS: readonly Mutant[] = [
     caughtBy: 'early',
   },
   {
+    name: 'starts early what will hold up others',
+    file: 'dispatch/dispatcher', find: 'if (this.#holdsUp(model)) {', replace: 'if (false) {',
+    caughtBy: 'early',
+  },
+  {
+    name: 'leaves one GPU too few to those who cannot wait',
+    file: 'dispatch/dispatcher', find: '<= wanted)', replace: '< wanted)',
+    caughtBy: 'early',
+  },
+  {
+    name: 'forgets what it did not start early',
+    file: 'dispatch/dispatcher', find: 'for (let k = 0; k < held; k++)', replace: 'for (let k = 0; k < 0; k++)',
+    caughtBy: 'early',
+  },
+  {
+    name: 'takes every batch for one that will hold up others',
+    file: 'dispatch/dispatcher', find: 'if (this.#holdsUp(model)) {', replace: 'if (true) {',
+    caughtBy: 'early',
+  },
+  {
     name: 'keeps no reserve',
     file: 'dispatch/look-ahead', find: '(gpus - kept)', replace: 'gpus',
     caughtBy: 'early',

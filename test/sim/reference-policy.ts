@@ -283,6 +283,28 @@ export function reserveGivenUp(gpus: number): number {
   return 0.25 / others;
 }
 
+/** So many GPUs are wanted by the models whose requests can wait no longer than `waitNs`. */
+export interface Tight {
+  readonly waitNs: number;
+  readonly wanted: number;
+}
+
+/** In the order of how long requests can wait: the GPUs that all models up to one keep busy in batches of the target size, and 0.75 square roots of that. */
+export function tightModels(models: readonly SeenModel[], gpus: number, nowNs: number): Tight[] {
+  if (gpus > 16) return [];
+  const inOrder = models.map((seen) => ({ seen, waitNs: seen.model.sloNs - seen.model.latencyNs[1]! })).sort((a, b) => a.waitNs - b.waitNs);
+  let load = 0;
+  return inOrder.map(({ seen, waitNs }) => {
+    load += ((seen.ratePerSecond * leftOf(seen, nowNs)) / 1e9) * (seen.model.latencyNs[seen.target]! / seen.target);
+    return { waitNs, wanted: Math.min(gpus - 1, Math.ceil(load + 0.75 * Math.sqrt(load))) };
+  });
+}
+
+/** Whether a batch that takes `lengthNs` leaves too few GPUs to those who cannot wait for half of it. `freeBy`: how many GPUs, the one that it takes included, are free in time. */
+export function holdsUp(lengthNs: number, tight: readonly Tight[], freeBy: (waitNs: number) => number): boolean {
+  return tight.some(({ waitNs, wanted }) => wanted > 0 && lengthNs > 2 * waitNs && freeBy(waitNs) - 1 < wanted);
+}
+
 /** θ. */
 export function dropShare(models: readonly SeenModel[], gpus: number, nowNs: number): number {
   return Math.min(0.8, 0.9 * batchScale(models, gpus, nowNs));
