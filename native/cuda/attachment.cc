@@ -149,8 +149,8 @@ std::string Attachment::fault(int row, bool* isLost) {
 template <typename Ask>
 void Attachment::askAll(Ask ask) {
   std::vector<Port*> asked;
-  // After `close` a model would be loaded to a device that has let go of everything.
-  for (auto& port : ports_) if (!silent_ && !port->isParked) asked.push_back(port.get());
+  // After `close` a model would be loaded to a device that has let go of everything. One that has left, stuck, is there without its device.
+  for (auto& port : ports_) if (!silent_ && !port->isParked && port->gpu != nullptr) asked.push_back(port.get());
   beginChange(asked.size());
   for (Port* port : asked) ask(port);
 }
@@ -190,8 +190,8 @@ void Attachment::removeModel(size_t model) {
 }
 
 void Attachment::addDevice(const DeviceSpec& device) {
-  std::string reason;
-  Port* port = addPort(device, &reason);
+  std::string reason = "the scheduler is closed";
+  Port* port = silent_ ? nullptr : addPort(device, &reason);
   beginChange(port == nullptr ? 0 : 1);
   if (port != nullptr) {
     port->gpu->attach(port, specs_);
@@ -204,7 +204,7 @@ void Attachment::addDevice(const DeviceSpec& device) {
 
 // The device that has pinned the tensors' memory for all goes on holding it while there are others.
 void Attachment::removeDevice(int row) {
-  Port* port = portOf(row);
+  Port* port = silent_ ? nullptr : portOf(row);
   beginChange(port == nullptr ? 0 : 1);
   if (port == nullptr) return;
   portOfRow_[static_cast<size_t>(row)] = nullptr;
@@ -246,6 +246,7 @@ void Attachment::close() {
     silent_ = true;
     state_ = attached_ == 0 ? State::kClosed : State::kClosing;
     for (auto& port : ports_) {
+      if (port.get() == leaver_) continue;  // is on its way out already, and gone when it has left
       if (port->isAttached && (port.get() != pinner_ || attached_ == 1)) first.push_back(port.get());
     }
   }

@@ -3,7 +3,8 @@
 //   stress LIBRARY speed                batches per second through one device, and the CPU time of each side, for batches
 //                                       in one piece and scattered, copied by the engines and by the kernel
 //   stress LIBRARY faults SEED SECONDS  several devices and schedulers, random faults; every batch must end once, and
-//                                       every result must be right
+//                                       every result must be right. Models and GPUs come and go meanwhile, and schedulers are
+//                                       closed in the middle of that
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -163,6 +164,37 @@ class Scheduler {
     while (attachment_->isChanging(&outcome)) turn();
   }
 
+  // A change begins that nobody sees the end of: the scheduler is closed some turns later, and perhaps hears of the next
+  // change only then. Batches may run.
+  void closeInside(std::mt19937& random, const DeviceSpec& another) {
+    Outcome outcome;
+    beginChange(random, another);
+    for (unsigned turns = random() % 8; turns > 0 && attachment_->isChanging(&outcome); turns -= 1) turn();
+    attachment_->close();
+    if (random() % 2 == 0) return;
+    while (attachment_->isChanging(&outcome)) std::this_thread::yield();
+    beginChange(random, another);
+  }
+  void beginChange(std::mt19937& random, const DeviceSpec& another) {
+    switch (random() % 6) {
+      case 0: return attachment_->removeModel(0);
+      case 1: return attachment_->addDevice(another);
+      case 2: return attachment_->removeDevice(0);
+      case 3: return attachment_->removeDevice(1);
+      case 4: return attachment_->settleStaged(0, false);
+      default: return attachment_->stage(vecadd(static_cast<Copies>(random() % 3)));
+    }
+  }
+
+  // One more GPU comes, and goes again.
+  void comeAndGo(const DeviceSpec& another) {
+    Outcome outcome;
+    attachment_->addDevice(another);
+    while (attachment_->isChanging(&outcome)) turn();
+    attachment_->removeDevice(another.row);
+    while (attachment_->isChanging(&outcome)) turn();
+  }
+
   // Devices wait for room in the lane.
   void turn() {
     attachment_->take();
@@ -234,20 +266,28 @@ void faults(const char* library, unsigned seed, double seconds) {
   const char* calls[] = {"cuMemcpy2DAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuStreamWaitEvent", "cuEventElapsedTime", "cuLaunchKernel", "cuMemHostGetDevicePointer_v2", "cuMemAlloc_v2", "cuModuleLoadData"};
   std::mt19937 random(seed);
   const double untilNs = monotonicNs() + seconds * 1e9;
-  long rounds = 0, batches = 0, failed = 0;
+  long rounds = 0, batches = 0, failed = 0, closedInside = 0;
   int firstAlive = 0;
   static std::vector<std::unique_ptr<Scheduler>>& stuck = *new std::vector<std::unique_ptr<Scheduler>>;
   while (monotonicNs() < untilNs) {
     // Two schedulers share their devices; sometimes one of these is lost, and the next round takes others.
-    std::unique_ptr<Scheduler> schedulers[2] = {std::make_unique<Scheduler>(2), std::make_unique<Scheduler>(2)};
+    std::unique_ptr<Scheduler> schedulers[2] = {std::make_unique<Scheduler>(3), std::make_unique<Scheduler>(3)};
+    const DeviceSpec another = {firstAlive + 2, 2};
     bool isOpen[2];
     if (random() % 8 == 0) control(std::string("fail ") + calls[random() % 9] + " " + std::to_string(1 + random() % 20) + " 2");
     for (int s = 0; s < 2; s += 1) isOpen[s] = schedulers[s]->open(library, {{firstAlive, 0}, {firstAlive + 1, 1}}, static_cast<Copies>(random() % 3));
-    const bool loses = firstAlive < 62 && random() % 16 == 0;
+    const bool loses = firstAlive < 58 && random() % 16 == 0;
     const std::string losses[] = {"kernel vecadd 50 719", "kernel vecadd 50 hang", std::string("stall ") + calls[random() % 9] + " " + std::to_string(1 + random() % 50)};
     if (loses) control(losses[random() % 3]);
+    // In the middle of its batches and of a change, or when all have ended.
+    const long closesAt = random() % 2 == 0 ? random() % 2000 : 0;
     long underWay[2] = {0, 0};
     for (long turn = 0; turn < 2000 || underWay[0] + underWay[1] > 0; turn += 1) {
+      if (closesAt > 0 && turn == closesAt) {
+        for (int s = 0; s < 2; s += 1) if (isOpen[s]) schedulers[s]->closeInside(random, another);
+        closedInside += 1;
+        break;
+      }
       for (int s = 0; s < 2; s += 1) {
         if (!isOpen[s]) continue;
         const uint32_t count = turn < 2000 ? random() % 4 : 0;
@@ -260,6 +300,7 @@ void faults(const char* library, unsigned seed, double seconds) {
         batches += ended;
       }
       for (int s = 0; s < 2; s += 1) {
+        if (isOpen[s] && turn < 2000 && turn % 500 == 100) schedulers[s]->comeAndGo(another);
         if (isOpen[s] && turn < 2000 && turn % 250 == 0) schedulers[s]->change(static_cast<Copies>(random() % 3), random() % 2 == 0);
         const uint32_t ended = schedulers[s]->takeEnded();
         underWay[s] -= ended;
@@ -274,12 +315,12 @@ void faults(const char* library, unsigned seed, double seconds) {
       if (isStuck) stuck.push_back(std::move(scheduler));
     }
     control("reset");
-    if (loses) firstAlive += 2;
+    if (loses) firstAlive += 3;
     rounds += 1;
   }
   // What a lost device holds takes a new process.
   if (firstAlive == 0 && (control.count("memory") != 0 || control.count("events") != 0 || control.count("contexts") != 0)) fail("something was not given back");
-  printf("%ld rounds, %ld batches of which %ld failed as ordered, %d devices lost, %zu schedulers stuck\n", rounds, batches, failed, firstAlive, stuck.size());
+  printf("%ld rounds, %ld of them closed in the middle of a change, %ld batches of which %ld failed as ordered, %d devices left behind, %zu schedulers stuck\n", rounds, closedInside, batches, failed, firstAlive, stuck.size());
 }
 
 }  // namespace

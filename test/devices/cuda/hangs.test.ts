@@ -137,6 +137,21 @@ describe('a call to the CUDA driver that never returns', { skip: skip || isReal,
     await closesStuck(scheduler, /cuModuleLoadData/);
   });
 
+  test('leaves the other GPUs to models that come and go after it', async () => {
+    const scheduler = await start([{ ...SPIN, maxBatch: 1 }], [fresh(), fresh()], { onDeviceLost: () => {} });
+    control('stall cuGraphLaunch 2'); // that of the second GPU: the first one holds the pinned memory, and stays for that
+    const both = await Promise.allSettled([spin(scheduler, 1), spin(scheduler, 2)]);
+    assert.deepEqual(both.map(({ status }) => status).sort(), ['fulfilled', 'rejected']);
+    while (scheduler.stats().gpus.length > 1) await sleep(10);
+    await sleep(50);
+    await scheduler.addModel(VECADD);
+    const { y } = await scheduler.submit('vecadd', { a: new Float32Array(256).fill(1), b: new Float32Array(256).fill(2) });
+    assert.equal(y![0], 3);
+    await scheduler.removeModel('vecadd');
+    await works(scheduler, 4);
+    await closesStuck(scheduler, /cuGraphLaunch/);
+  });
+
   test('at the load of a model to the only GPU rejects with its name', async () => {
     const scheduler = await start([SPIN], [fresh()], { onDeviceLost: () => {} });
     control('stall cuMemAlloc_v2 1');
