@@ -8,6 +8,7 @@ namespace rubato {
 Attachment::Attachment(Places places) : places_(std::move(places)), portOfRow_(places_.gpus) {
   for (auto& port : portOfRow_) port = nullptr;
   faults_.resize(places_.gpus);
+  busy_.resize(places_.gpus);
 }
 
 void Attachment::open(const std::string& library, const std::vector<DeviceSpec>& devices, const std::vector<std::shared_ptr<const ModelSpec>>& models) {
@@ -39,6 +40,7 @@ Port* Attachment::addPort(const DeviceSpec& device, std::string* reason) {
   port->pinsArena = pinner_ == nullptr;
   if (port->pinsArena) pinner_ = port.get();
   faults_[static_cast<size_t>(device.row)] = {};
+  busy_[static_cast<size_t>(device.row)] = {};
   models_.erase(device.row);
   attached_ += 1;
   portOfRow_[static_cast<size_t>(device.row)] = port.get();
@@ -64,6 +66,11 @@ std::vector<LoadedModel> Attachment::models(int row) {
   const auto found = models_.find(row);
   if (found != models_.end()) for (const auto& [number, model] : found->second) all.push_back(model);
   return all;
+}
+
+double Attachment::busyNs(int row) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return row >= 0 && static_cast<size_t>(row) < busy_.size() ? busy_[static_cast<size_t>(row)].ns : 0;
 }
 
 void Attachment::loaded(const Outcome& outcome) {
@@ -113,6 +120,9 @@ bool Attachment::report(const Port* port, const Plan& plan, int32_t status, doub
   if (silent_) return true;
   const DoneRecord record = {port->row, issue.shard, issue.row, issue.number, issue.model, status, startNs - places_.originNs, endNs - places_.originNs, plan.takenNs - issue.grantedNs};
   if (!done_.push(record)) return false;
+  Busy& busy = busy_[static_cast<size_t>(port->row)];
+  busy.ns += std::max(0.0, endNs - std::max(startNs, busy.untilNs));
+  busy.untilNs = std::max(busy.untilNs, endNs);
   running_ -= 1;
   ringBell(reinterpret_cast<int32_t*>(places_.buffer + places_.bell));
   return true;

@@ -78,6 +78,8 @@ class Attachment : public std::enable_shared_from_this<Attachment> {
   std::string fault(int row, bool* isLost);
   // What the device of a row has loaded; nothing for another row.
   std::vector<LoadedModel> models(int row);
+  // How long the device of a row has had a batch in all, from starts to ends; what lies beside another one is counted once.
+  double busyNs(int row);
 
   // The devices' threads:
   const Places& places() const { return places_; }
@@ -100,6 +102,10 @@ class Attachment : public std::enable_shared_from_this<Attachment> {
   struct Fault {
     std::string what;
     bool isLost = false;
+  };
+  struct Busy {
+    double ns = 0;
+    double untilNs = 0;
   };
   Port* portOf(int row);
   Port* addPort(const DeviceSpec& device, std::string* reason);
@@ -133,6 +139,7 @@ class Attachment : public std::enable_shared_from_this<Attachment> {
   Outcome change_;
   bool silent_ = false;
   std::vector<Fault> faults_;  // by row
+  std::vector<Busy> busy_;     // by row
   std::map<int, std::map<size_t, LoadedModel>> models_;  // by row and model number
 };
 

@@ -234,6 +234,12 @@ Napi::Value CudaModels(const Napi::CallbackInfo& info) {
   return all;
 }
 
+// cudaBusyNs(number, gpu) → ns
+Napi::Value CudaBusyNs(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Attachment> attachment = find(numberOf(info));
+  return Napi::Number::New(info.Env(), attachment == nullptr ? 0 : attachment->busyNs(info[1].ToNumber().Int32Value()));
+}
+
 int32_t* wordOf(const Napi::Value& value) {
   if (!value.IsTypedArray()) return nullptr;
   const Napi::TypedArray array = value.As<Napi::TypedArray>();
@@ -280,6 +286,7 @@ void exportCuda(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaChange", Napi::Function::New(env, CudaChange, "cudaChange"));
   exports.Set("cudaFault", Napi::Function::New(env, CudaFault, "cudaFault"));
   exports.Set("cudaModels", Napi::Function::New(env, CudaModels, "cudaModels"));
+  exports.Set("cudaBusyNs", Napi::Function::New(env, CudaBusyNs, "cudaBusyNs"));
   exports.Set("futexWait", Napi::Function::New(env, FutexWait, "futexWait"));
   exports.Set("futexWake", Napi::Function::New(env, FutexWake, "futexWake"));
 }

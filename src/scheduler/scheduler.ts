@@ -279,7 +279,7 @@ export class Scheduler<T extends SchedulerTypes = AnyModels> extends Client<T> i
 
   /** Counters, latencies and GPU use since the start. */
   stats(): SchedulerStats {
-    return readStats(this.#stats, this.#engine.threads, this.clock.nowNs(), (gpu) => this.#cuda?.models(gpu) ?? null);
+    return readStats(this.#stats, this.#engine.threads, this.clock.nowNs(), (gpu) => (this.#cuda?.has(gpu) === true ? { models: this.#cuda.models(gpu), busyNs: this.#cuda.busyNs(gpu) } : null));
   }
 
   /**

@@ -46,7 +46,13 @@ export interface SchedulerStats {
   readonly inFlight: number;
 }
 
-export function readStats(reader: StatsReader, threads: readonly ThreadStats[], nowNs: number, cudaOf: (gpu: number) => readonly CudaModelStats[] | null): SchedulerStats {
+/** What the stream manager knows of a CUDA device. There batches overlap: one's tensors are copied out while the next computes. */
+export interface CudaGpuStats {
+  readonly models: readonly CudaModelStats[];
+  readonly busyNs: number;
+}
+
+export function readStats(reader: StatsReader, threads: readonly ThreadStats[], nowNs: number, cudaOf: (gpu: number) => CudaGpuStats | null): SchedulerStats {
   const numbers = reader.numbers();
   const models = reader.models().map((counters, index): ModelStats => {
     const model = numbers[index]!;
@@ -68,7 +74,7 @@ export function readStats(reader: StatsReader, threads: readonly ThreadStats[], 
     gpus: reader.gpus().map(({ gpu, emulated, batches, busyNs }) => {
       const cuda = cudaOf(gpu);
       const kind = emulated ? 'emulated' : cuda === null ? 'callback' : 'cuda';
-      return { gpu, kind, batches, busyShare: nowNs === 0 ? 0 : busyNs / nowNs, ...(cuda !== null && { cuda }) };
+      return { gpu, kind, batches, busyShare: nowNs === 0 ? 0 : (cuda?.busyNs ?? busyNs) / nowNs, ...(cuda !== null && { cuda: cuda.models }) };
     }),
     gpusWanted: reader.gpusWanted(),
     accepted: sum((model) => model.accepted),

@@ -94,9 +94,14 @@ export class CudaAttachment {
     return this.#native.cudaFault(this.number, gpu)?.what ?? null;
   }
 
-  /** What a GPU of the scheduler has loaded; null when it is no CUDA device. */
-  models(gpu: number): readonly CudaModelStats[] | null {
-    return this.has(gpu) ? this.#native.cudaModels(this.number, gpu) : null;
+  /** What a GPU of the scheduler has loaded. */
+  models(gpu: number): readonly CudaModelStats[] {
+    return this.#native.cudaModels(this.number, gpu);
+  }
+
+  /** How long a GPU of the scheduler has had a batch in all, from starts to ends by its events. */
+  busyNs(gpu: number): number {
+    return this.#native.cudaBusyNs(this.number, gpu);
   }
 
   /** Whether there are any; one that is lost counts until it is removed. */

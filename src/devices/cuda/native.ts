@@ -83,6 +83,8 @@ export interface CudaStreams {
   cudaFault(attachment: number, gpu: number): { readonly what: string; readonly isLost: boolean } | null;
   /** What a GPU has loaded; empty for one that is no CUDA device. */
   cudaModels(attachment: number, gpu: number): CudaModelStats[];
+  /** How long a GPU has had a batch in all, from starts to ends by its events; what lies beside another one is counted once. */
+  cudaBusyNs(attachment: number, gpu: number): number;
   /** Sleeps while `word[0]` is `seen`, at most `ms`. */
   futexWait(word: Int32Array, seen: number, ms: number): void;
   futexWake(word: Int32Array): void;
