@@ -39,15 +39,20 @@ Napi::Value devicesToJs(const Napi::Env& env, const std::vector<rubato::ProbedDe
   return list;
 }
 
-// probeCuda(libraryPath?: string) → { available, reason, driverVersion, devices }
+// probeCuda(libraryPath?: string, limitMs?: number) → { available, reason, driverVersion, devices }
 Napi::Value ProbeCuda(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Value path = info[0];
+  const Napi::Value limit = info[1];
   if (!path.IsUndefined() && !path.IsString()) {
-    return throwTypeError(env, "probeCuda(libraryPath): the path must be a string");
+    return throwTypeError(env, "probeCuda(libraryPath, limitMs): the path must be a string");
+  }
+  if (!limit.IsUndefined() && !limit.IsNumber()) {
+    return throwTypeError(env, "probeCuda(libraryPath, limitMs): limitMs must be a number");
   }
   const rubato::DriverProbe probe = rubato::probeDriver(
-      path.IsUndefined() ? std::string(rubato::kDefaultDriverLibrary) : path.As<Napi::String>().Utf8Value());
+      path.IsUndefined() ? std::string(rubato::kDefaultDriverLibrary) : path.As<Napi::String>().Utf8Value(),
+      1e6 * (limit.IsUndefined() ? rubato::kDefaultProbeLimitMs : limit.As<Napi::Number>().DoubleValue()));
 
   Napi::Object result = Napi::Object::New(env);
   result.Set("available", Napi::Boolean::New(env, probe.available));

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 
 namespace rubato {
 
@@ -36,7 +37,11 @@ class CallWatch {
     uint64_t inside = seen_;
     return inside % 2 == 1 && word_.compare_exchange_strong(inside, inside + 1, std::memory_order_acq_rel);
   }
-  const char* call() const { return call_.load(std::memory_order_relaxed); }
+  // As the driver's manual names it, without the version of its interface.
+  std::string call() const {
+    const std::string call = call_.load(std::memory_order_relaxed);
+    return call.substr(0, call.find("_v2"));
+  }
 
  private:
   std::atomic<uint64_t> word_{0};  // odd while inside, another number for each call

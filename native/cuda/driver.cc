@@ -6,6 +6,8 @@
 #include <memory>
 #include <mutex>
 
+#include "errand.h"
+
 namespace rubato {
 namespace {
 
@@ -44,6 +46,29 @@ bool resolveAll(void* library, Driver* to, std::string* reason) {
          resolve(library, "cuGraphDestroy", &to->graphDestroy, reason);
 }
 
+struct Loaded {
+  Driver driver;
+  std::string reason;  // why it cannot be used
+};
+
+std::string start(const std::string& library, Driver* driver) {
+  void* handle = nullptr;
+  {
+    const InCall inside("dlopen");
+    handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+  }
+  if (handle == nullptr) {
+    const char* text = dlerror();
+    return "no CUDA driver: " + std::string(text != nullptr ? text : library);
+  }
+  std::string reason;
+  if (!resolveAll(handle, driver, &reason)) return reason;
+  Status status = driver->init(0);
+  if (status != kSuccess) return "cuInit failed with " + driver->nameOf(status);
+  status = driver->deviceGetCount(&driver->devices);
+  return status == kSuccess ? "" : "cuDeviceGetCount failed with " + driver->nameOf(status);
+}
+
 }  // namespace
 
 std::string Driver::nameOf(Status status) const {
@@ -54,27 +79,25 @@ std::string Driver::nameOf(Status status) const {
   return std::string(name) + " (" + std::to_string(status) + (worded ? ": " + std::string(text) : "") + ")";
 }
 
-const Driver* loadDriver(const std::string& library, std::string* reason) {
+const Driver* loadDriver(const std::string& library, double limitNs, std::string* reason) {
   // Never destroyed: a device's thread may still use them while the process ends.
   static std::mutex* const mutex = new std::mutex;
-  static auto* const loaded = new std::map<std::string, std::unique_ptr<Driver>>;
+  static auto* const all = new std::map<std::string, std::shared_ptr<Errand<Loaded>>>;
+  std::shared_ptr<Errand<Loaded>> loading;
+  {
+    const std::lock_guard<std::mutex> lock(*mutex);
+    auto& known = (*all)[library];
+    if (known == nullptr) known = Errand<Loaded>::begin([library](Loaded* to) { to->reason = start(library, &to->driver); });
+    loading = known;
+  }
+  const Loaded* loaded = loading->wait(limitNs);
+  if (loaded != nullptr && loaded->reason.empty()) return &loaded->driver;
+  *reason = loaded == nullptr ? loading->complaint(limitNs) : loaded->reason;
+  if (loaded == nullptr) return nullptr;
   const std::lock_guard<std::mutex> lock(*mutex);
-  const auto known = loaded->find(library);
-  if (known != loaded->end()) return known->second.get();
-  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-  if (handle == nullptr) {
-    const char* text = dlerror();
-    *reason = "no CUDA driver: " + std::string(text != nullptr ? text : library);
-    return nullptr;
-  }
-  auto driver = std::make_unique<Driver>();
-  if (!resolveAll(handle, driver.get(), reason)) return nullptr;
-  const Status status = driver->init(0);
-  if (status != kSuccess) {
-    *reason = "cuInit failed with " + driver->nameOf(status);
-    return nullptr;
-  }
-  return (loaded->emplace(library, std::move(driver)).first)->second.get();
+  auto& known = (*all)[library];
+  if (known == loading) known = nullptr;  // the next one tries again
+  return nullptr;
 }
 
 bool isFatal(Status status) {

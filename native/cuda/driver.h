@@ -89,12 +89,15 @@ struct Driver {
   Call<Status(Handle)> graphExecDestroy;
   Call<Status(Handle)> graphDestroy;
 
+  int devices = 0;  // that it sees
+
   // "CUDA_ERROR_OUT_OF_MEMORY (2: out of memory)"; a status that the driver cannot name keeps its number.
   std::string nameOf(Status) const;
 };
 
-// The started driver of a library, loaded once per process; null with the reason why not.
-const Driver* loadDriver(const std::string& library, std::string* reason);
+// The started driver of a library, loaded once per process; null with the reason why not. One that does not start within
+// `limitNs` goes on trying, and may be there when it is asked for again.
+const Driver* loadDriver(const std::string& library, double limitNs, std::string* reason);
 
 // Whether the driver documents that nothing works on this device any more before the process is started again.
 bool isFatal(Status);

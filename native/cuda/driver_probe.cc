@@ -14,27 +14,30 @@ const char* const kDefaultDriverLibrary = "libcuda.so.1";
 #include <dlfcn.h>
 
 #include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "driver.h"
+#include "errand.h"
 
 namespace rubato {
 namespace {
 
-// The few entry points used here, with the types of the driver's stable C interface: CUresult and CUdevice are ints.
-using Status = int;
-constexpr Status kSuccess = 0;
 constexpr Status kNoDevice = 100;
 constexpr int kNameBytes = 256;
-constexpr int kCapabilityMajor = 75;  // an attribute, the minor one follows
 
-struct Driver {
-  Status (*init)(unsigned flags);
-  Status (*driverGetVersion)(int* version);
-  Status (*deviceGetCount)(int* count);
-  Status (*deviceGet)(int* device, int ordinal);
-  Status (*deviceGetName)(char* name, int bytes, int device);
-  Status (*deviceGetAttribute)(int* value, int attribute, int device);
-  Status (*deviceTotalMem)(size_t* bytes, int device);
-  Status (*getErrorName)(Status status, const char** text);
-  Status (*getErrorString)(Status status, const char** text);
+// The few entry points used here: a driver that lacks one of the others still tells what there is.
+struct Entries {
+  Call<Status(unsigned flags)> init;
+  Call<Status(int* version)> driverGetVersion;
+  Call<Status(int* count)> deviceGetCount;
+  Call<Status(int* device, int ordinal)> deviceGet;
+  Call<Status(char* name, int bytes, int device)> deviceGetName;
+  Call<Status(int* value, int attribute, int device)> deviceGetAttribute;
+  Call<Status(size_t* bytes, int device)> deviceTotalMem;
+  Call<Status(Status status, const char** text)> getErrorName;
+  Call<Status(Status status, const char** text)> getErrorString;
 };
 
 // dlerror() answers null when nothing failed, and a library may export a symbol whose value is null.
@@ -43,19 +46,20 @@ std::string dlErrorOr(const char* otherwise) {
   return text != nullptr ? text : otherwise;
 }
 
-template <typename Function>
-bool resolve(void* library, const char* symbol, Function* into, std::string* reason) {
+template <typename... Args>
+bool resolve(void* library, const char* symbol, Call<Status(Args...)>* into, std::string* reason) {
   dlerror();
   void* address = dlsym(library, symbol);
   if (address == nullptr) {
     *reason = "the driver library lacks " + std::string(symbol) + ": " + dlErrorOr("the symbol is null");
     return false;
   }
-  *into = reinterpret_cast<Function>(address);
+  into->entry = reinterpret_cast<Status (*)(Args...)>(address);
+  into->name = symbol;
   return true;
 }
 
-bool resolveAll(void* library, Driver* driver, std::string* reason) {
+bool resolveAll(void* library, Entries* driver, std::string* reason) {
   return resolve(library, "cuInit", &driver->init, reason) &&
          resolve(library, "cuDriverGetVersion", &driver->driverGetVersion, reason) &&
          resolve(library, "cuDeviceGetCount", &driver->deviceGetCount, reason) &&
@@ -68,7 +72,7 @@ bool resolveAll(void* library, Driver* driver, std::string* reason) {
 }
 
 // "cuInit failed with 999 (CUDA_ERROR_UNKNOWN: unknown error)"; a status that the driver cannot name keeps its number.
-std::string failure(const Driver& driver, const std::string& call, Status status) {
+std::string failure(const Entries& driver, const std::string& call, Status status) {
   const char* name = nullptr;
   const char* text = nullptr;
   const bool named = driver.getErrorName(status, &name) == kSuccess && name != nullptr;
@@ -79,7 +83,7 @@ std::string failure(const Driver& driver, const std::string& call, Status status
 }
 
 // Reads one device into the list; answers why not, or an empty string.
-std::string readDevice(const Driver& driver, int index, std::vector<ProbedDevice>* devices) {
+std::string readDevice(const Entries& driver, int index, std::vector<ProbedDevice>* devices) {
   const std::string ordinal = "(" + std::to_string(index) + ")";
   int device = 0;
   Status status = driver.deviceGet(&device, index);
@@ -103,7 +107,7 @@ std::string readDevice(const Driver& driver, int index, std::vector<ProbedDevice
   return "";
 }
 
-std::string readAll(const Driver& driver, DriverProbe* probe) {
+std::string readAll(const Entries& driver, DriverProbe* probe) {
   // The version needs no cuInit: it is told also where initialisation fails, which is where it is needed.
   int version = 0;
   Status status = driver.driverGetVersion(&version);
@@ -126,22 +130,47 @@ std::string readAll(const Driver& driver, DriverProbe* probe) {
   return "";
 }
 
+void probe(const std::string& libraryPath, DriverProbe* to) {
+  void* library = nullptr;
+  {
+    const InCall inside("dlopen");
+    // NODELETE: a driver that has started its own threads must not be unmapped under them by the dlclose below.
+    library = dlopen(libraryPath.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+  }
+  if (library == nullptr) {
+    to->reason = "no CUDA driver: " + dlErrorOr("dlopen gave no reason");
+    return;
+  }
+  Entries driver;
+  if (resolveAll(library, &driver, &to->reason)) to->reason = readAll(driver, to);
+  to->available = to->reason.empty();
+  if (!to->available) to->devices.clear();
+  if (dlclose(library) != 0) dlerror();  // the answers stand; the library merely stays open
+}
+
 }  // namespace
 
-DriverProbe probeDriver(const std::string& libraryPath) {
-  DriverProbe probe;
-  // NODELETE: a driver that has started its own threads must not be unmapped under them by the dlclose below.
-  void* library = dlopen(libraryPath.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-  if (library == nullptr) {
-    probe.reason = "no CUDA driver: " + dlErrorOr("dlopen gave no reason");
-    return probe;
+DriverProbe probeDriver(const std::string& libraryPath, double limitNs) {
+  // Never destroyed, as a thread that hangs. Who asks while another one waits for the same library waits with it.
+  static std::mutex* const mutex = new std::mutex;
+  static auto* const all = new std::map<std::string, std::shared_ptr<Errand<DriverProbe>>>;
+  std::shared_ptr<Errand<DriverProbe>> probing;
+  {
+    const std::lock_guard<std::mutex> lock(*mutex);
+    auto& known = (*all)[libraryPath];
+    if (known == nullptr) known = Errand<DriverProbe>::begin([libraryPath](DriverProbe* to) { probe(libraryPath, to); });
+    probing = known;
   }
-  Driver driver = {};
-  if (resolveAll(library, &driver, &probe.reason)) probe.reason = readAll(driver, &probe);
-  probe.available = probe.reason.empty();
-  if (!probe.available) probe.devices.clear();
-  if (dlclose(library) != 0) dlerror();  // the answers stand; the library merely stays open
-  return probe;
+  const DriverProbe* done = probing->wait(limitNs);
+  if (done == nullptr) {
+    DriverProbe none;
+    none.reason = "the driver does not answer: " + probing->complaint(limitNs);
+    return none;
+  }
+  const std::lock_guard<std::mutex> lock(*mutex);
+  auto& known = (*all)[libraryPath];
+  if (known == probing) known = nullptr;  // the next one looks again
+  return *done;
 }
 
 }  // namespace rubato
@@ -150,7 +179,7 @@ DriverProbe probeDriver(const std::string& libraryPath) {
 
 namespace rubato {
 
-DriverProbe probeDriver(const std::string&) {
+DriverProbe probeDriver(const std::string&, double) {
   DriverProbe probe;
   probe.reason = "not supported: CUDA is used on Linux only";
   return probe;

@@ -22,9 +22,12 @@ struct DriverProbe {
 
 // Where the driver lives when the caller names no other place.
 extern const char* const kDefaultDriverLibrary;
+// It may take seconds to wake many GPUs.
+constexpr double kDefaultProbeLimitMs = 60e3;
 
 // Opens the driver library and asks what is there. Creates no context and allocates no GPU memory.
-// Never throws; every status of the driver is looked at and ends in `reason`.
-DriverProbe probeDriver(const std::string& libraryPath);
+// Never throws; every status of the driver is looked at and ends in `reason`, and so does a call that has not returned
+// within `limitNs`.
+DriverProbe probeDriver(const std::string& libraryPath, double limitNs);
 
 }  // namespace rubato

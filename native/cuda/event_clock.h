@@ -1,12 +1,17 @@
 #pragma once
 
 #include <algorithm>
+#include <ctime>
 
 #include "driver.h"
 
 namespace rubato {
 
-double monotonicNs();
+inline double monotonicNs() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
 
 // Maps the times of a device's events onto the monotonic clock of the host.
 //

@@ -2,7 +2,6 @@
 #include "gpu.h"
 
 #include <algorithm>
-#include <ctime>
 #include <utility>
 
 #include "attachment.h"
@@ -14,12 +13,6 @@ namespace {
 constexpr uintptr_t kPage = 4096;
 
 }  // namespace
-
-double monotonicNs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
-}
 
 Gpu::Gpu(const Driver& driver, int ordinal, double callLimitNs) : driver_(driver), ordinal_(ordinal), maySpin_(std::thread::hardware_concurrency() > 2), keeperLimitNs_(callLimitNs) {}
 
@@ -429,11 +422,8 @@ bool Gpu::finishLeaving() {
 void Gpu::look(double now, double passedNs) {
   const auto hangs = [&](CallWatch& calls, double limitNs, double notBeforeNs) {
     if (calls.insideNs(passedNs) <= limitNs || now <= notBeforeNs || !calls.takeOver()) return false;
-    std::string call = calls.call();
-    const size_t version = call.find("_v2");
-    if (version != std::string::npos) call.resize(version);
     stuck_ = true;
-    lose(call + " has not returned for " + std::to_string(static_cast<long>(limitNs / 1e6)) + " ms");
+    lose(calls.call() + " has not returned for " + std::to_string(static_cast<long>(limitNs / 1e6)) + " ms");
     return true;
   };
   const double grace = graceNs_;

@@ -59,12 +59,10 @@ void watchDevices() {
 }  // namespace
 
 std::shared_ptr<Gpu> acquireGpu(const std::string& library, int ordinal, double callLimitNs, std::string* reason) {
-  const Driver* driver = loadDriver(library, reason);
+  const Driver* driver = loadDriver(library, callLimitNs, reason);
   if (driver == nullptr) return nullptr;
-  int count = 0;
-  const Status status = driver->deviceGetCount(&count);
-  if (status != kSuccess || ordinal < 0 || ordinal >= count) {
-    *reason = status == kSuccess ? "there is no GPU " + std::to_string(ordinal) + ", the driver sees " + std::to_string(count) : "cuDeviceGetCount failed with " + driver->nameOf(status);
+  if (ordinal < 0 || ordinal >= driver->devices) {
+    *reason = "there is no GPU " + std::to_string(ordinal) + ", the driver sees " + std::to_string(driver->devices);
     return nullptr;
   }
   Table& all = table();

@@ -5,7 +5,8 @@
 import { availableParallelism, cpus } from 'node:os';
 
 import { chipFor } from '../devices/cuda/model-file.js';
-import { cudaLibrary, loadNative, type CudaProbe, type NativeAddon } from '../devices/cuda/native.js';
+import { CUDA_LOAD_LIMIT, cudaDevices, loadNative, type CudaProbe, type NativeAddon } from '../devices/cuda/native.js';
+import type { Duration } from '../model/duration.js';
 import { LatencyProfile } from '../model/latency-profile.js';
 import { cpuQuota, type CpuQuota } from '../scheduler/cpu-quota.js';
 import { chooseTopology, poolCapacityPerSecond, type ProfiledModel, type Topology, usableCores } from '../scheduler/topology.js';
@@ -65,7 +66,8 @@ const NODE_MINIMUM = [20, 19] as const;
 const SLEEPS = 15;
 const SLEEP_MS = 1;
 
-export function doctor(): DoctorReport {
+/** `cudaLimit`: how long the CUDA driver may take to answer. */
+export function doctor(cudaLimit: Duration = CUDA_LOAD_LIMIT): DoctorReport {
   const { native, reason } = loadNative();
   const quota = cpuQuota();
   const cores = availableParallelism();
@@ -88,12 +90,7 @@ export function doctor(): DoctorReport {
       usableCores: usableCores(cores, quota),
     },
     addon: { loaded: native !== null, reason },
-    cuda: native?.probeCuda(cudaLibrary()) ?? {
-      available: false,
-      reason: 'not looked for: it takes the native addon',
-      driverVersion: null,
-      devices: [],
-    },
+    cuda: native === null ? { available: false, reason: 'not looked for: it takes the native addon', driverVersion: null, devices: [] } : cudaDevices(cudaLimit),
     timer: {
       wakeUpErrorUs: measureWakeUpErrorUs(),
       wakeUpErrorTunedUs: native === null ? null : measureTunedWakeUpErrorUs(native),

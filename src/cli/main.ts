@@ -3,6 +3,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { CUDA_LOAD_LIMIT } from '../devices/cuda/native.js';
+import { parsePositiveDurationNs } from '../model/duration.js';
 import { InvalidOptionError, RubatoError } from '../model/errors.js';
 import { type Condition, CONDITIONS, DROP_POLICIES, type DropPolicy } from '../protocol/config.js';
 import { buildRunReport, printRunReport, type RunReport, type RunTotals } from '../report/run-report.js';
@@ -217,9 +219,11 @@ simulated('autoscale', 'follow the scheduler’s advice on GPUs through a day, i
 program
   .command('doctor')
   .description('say what this machine offers and what is missing')
+  .option('--cuda-limit <duration>', 'how long the CUDA driver may take to answer', CUDA_LOAD_LIMIT)
   .option('--json <file>', 'write the findings as JSON (- for standard output)')
-  .action((options: OutputOptions) => {
-    const report = doctor();
+  .action((options: OutputOptions & { cudaLimit: string }) => {
+    parsePositiveDurationNs(options.cudaLimit, '--cuda-limit');
+    const report = doctor(options.cudaLimit);
     if (!screenIsTaken(options)) printDoctor(report);
     writeJson(options, report);
   });

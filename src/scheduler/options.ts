@@ -7,6 +7,7 @@ import { clockOrigin } from '../clock/clock.js';
 import { type Batch, type ExecuteBatch } from '../devices/callback.js';
 import type { CudaDeviceSpec, CudaLimits, DeviceLostError } from '../devices/cuda/attachment.js';
 import { type CudaModel, readCudaModel } from '../devices/cuda/model-file.js';
+import { CUDA_LOAD_LIMIT } from '../devices/cuda/native.js';
 import { describeValue, type Duration, formatDurationNs, parseDurationNs, parsePositiveDurationNs } from '../model/duration.js';
 import { InvalidOptionError } from '../model/errors.js';
 import { LatencyProfile } from '../model/latency-profile.js';
@@ -289,7 +290,7 @@ export function resolveOptions(options: unknown, cores = usableCores()): Resolve
     cuda,
     cudaLimits: {
       graceNs: parsePositiveDurationNs(given.cudaGrace ?? '2s', 'cudaGrace'),
-      callLimitNs: parsePositiveDurationNs(given.cudaLoadLimit ?? '60s', 'cudaLoadLimit'),
+      callLimitNs: parsePositiveDurationNs(given.cudaLoadLimit ?? CUDA_LOAD_LIMIT, 'cudaLoadLimit'),
     },
     onDeviceLost: given.onDeviceLost ?? null,
   };

@@ -52,6 +52,7 @@ describe('the native addon', { skip }, () => {
 
   test('refuses arguments of the wrong kind', () => {
     assert.throws(() => native!.probeCuda(7 as unknown as string), /must be a string/);
+    assert.throws(() => native!.probeCuda('x', '1' as unknown as number), /must be a number/);
     for (const ns of [-1, 0.5, NaN, Infinity, 2e9]) assert.throws(() => native!.setTimerSlackNs(ns), /whole number/);
     assert.throws(() => native!.setTimerSlackNs('1' as unknown as number), /must be a number/);
   });

@@ -45,6 +45,8 @@ export class CudaAttachment {
   readonly number: number;
   readonly #native: CudaStreams;
   readonly #memory: SharedMemory;
+  /** For a call to the driver. */
+  readonly #limitMs: number;
   /** By row. */
   readonly #devices = new Map<number, CudaDeviceSpec>();
   /** Rows whose loss has been told. */
@@ -59,7 +61,8 @@ export class CudaAttachment {
   constructor(memory: SharedMemory, devices: readonly CudaDeviceSpec[], models: readonly (CudaModel | null)[], limits: CudaLimits) {
     this.#native = loadCudaStreams();
     this.#memory = memory;
-    if (devices.length > 0) checkDevices(devices);
+    this.#limitMs = limits.callLimitNs / 1e6;
+    if (devices.length > 0) checkDevices(devices, this.#limitMs);
     for (const device of devices) this.#devices.set(device.row, device);
     this.number = this.#native.cudaOpen({ library: cudaLibrary(), devices, models, ...limits, ...placesOf(memory) });
   }
@@ -152,7 +155,7 @@ export class CudaAttachment {
   addDevice(device: CudaDeviceSpec): void {
     const twin = [...this.#devices.values()].find(({ gpu }) => gpu === device.gpu);
     if (twin !== undefined) throw new InvalidOptionError(device.path, `got ${device.gpu}, which is GPU ${twin.row} of the scheduler already`);
-    checkDevices([device]);
+    checkDevices([device], this.#limitMs);
     this.#devices.set(device.row, device);
     this.#told.delete(device.row);
     this.#native.cudaAddDevice(this.number, device.gpu, device.row);
@@ -186,8 +189,8 @@ export class CudaAttachment {
   }
 }
 
-function checkDevices(devices: readonly CudaDeviceSpec[]): void {
-  const probe = cudaDevices();
+function checkDevices(devices: readonly CudaDeviceSpec[], limitMs: number): void {
+  const probe = cudaDevices(limitMs);
   if (!probe.available) throw new RubatoError('ERR_RUBATO_CUDA', `CUDA cannot be used: ${probe.reason}`);
   for (const { gpu, path } of devices) {
     if (gpu >= probe.devices.length) throw new InvalidOptionError(path, `got ${gpu}, the driver sees ${probe.devices.length} GPUs, numbered from 0`);

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs';
 import nodeModule from 'node:module'; // whole: a bundle's banner may declare createRequire
 import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
+import { type Duration, parsePositiveDurationNs } from '../../model/duration.js';
 import { RubatoError } from '../../model/errors.js';
 
 export interface CudaDevice {
@@ -28,8 +29,8 @@ export interface CudaProbe {
 }
 
 export interface NativeAddon {
-  /** Opens the CUDA driver at run time and asks what is there. `libraryPath` is `libcuda.so.1` unless given. */
-  probeCuda(libraryPath?: string): CudaProbe;
+  /** Opens the CUDA driver at run time and asks what is there, for `limitMs` (60,000) at most. `libraryPath` is `libcuda.so.1` unless given. */
+  probeCuda(libraryPath?: string, limitMs?: number): CudaProbe;
   /**
    * Lets the kernel delay timed sleeps of the *calling thread* by at most `ns` nanoseconds; 0 restores its default
    * (50 µs as a rule). False where the system does not offer it (other than Linux).
@@ -142,10 +143,16 @@ export function cudaLibrary(): string {
   return process.env['RUBATO_CUDA_LIBRARY'] ?? 'libcuda.so.1';
 }
 
-/** What the CUDA driver of this machine says: its version, its GPUs, or why there are none. */
-export function cudaDevices(): CudaProbe {
+/** How long the driver may take to open GPUs or load a model, unless the options say otherwise. */
+export const CUDA_LOAD_LIMIT = '60s';
+
+/**
+ * What the CUDA driver of this machine says: its version, its GPUs, or why there are none. It waits for the driver, `limit`
+ * at most; one that does not answer by then is a reason as well.
+ */
+export function cudaDevices(limit: Duration = CUDA_LOAD_LIMIT): CudaProbe {
   const { native, reason } = loadNative();
-  return native?.probeCuda(cudaLibrary()) ?? { available: false, reason: `not looked for: ${reason}`, driverVersion: null, devices: [] };
+  return native?.probeCuda(cudaLibrary(), parsePositiveDurationNs(limit, 'limit') / 1e6) ?? { available: false, reason: `not looked for: ${reason}`, driverVersion: null, devices: [] };
 }
 
 function thisHost(): NativeHost {
