@@ -1,6 +1,6 @@
 // What the scripts share. Only node: modules are imported: these lines run before anything is installed.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -40,14 +40,22 @@ export const node = (args, options) => must(process.execPath, args, options);
 export const typescript = (project, ...more) =>
   node([join(root, 'node_modules/typescript/bin/tsc'), '-p', project, ...more]);
 
-/** Installs the locked dependencies when node_modules is missing or older than the lock file. */
+/** Installs the locked dependencies when node_modules is missing or has others. */
 export function installIfNeeded() {
-  const lockedMs = modifiedMs(join(root, 'package-lock.json'));
-  // npm writes both files within one run, in no order to rely on.
-  const installedMs = modifiedMs(join(root, 'node_modules/.package-lock.json')) + 2_000;
-  if (installedMs > lockedMs && existsSync(join(root, 'node_modules/typescript'))) return;
+  // By what they say: the times of files that were copied or checked out say nothing.
+  const [locked, installed] = ['package-lock.json', 'node_modules/.package-lock.json'].map(packagesOf);
+  const isThere = ([path, { version, optional }]) => (optional && !(path in installed)) || installed[path]?.version === version;
+  if (Object.entries(locked).every(isThere) && existsSync(join(root, 'node_modules/typescript'))) return;
   console.error('Installing dependencies (npm ci)');
   must('npm', ['ci', '--include=dev'], { quiet: true });
+}
+
+/** Of a lock file, by their path, without the repository itself; none when there is no such file. */
+function packagesOf(file) {
+  const path = join(root, file);
+  const packages = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')).packages : {};
+  delete packages[''];
+  return packages;
 }
 
 export function build(...more) {
