@@ -22,21 +22,27 @@ namespace {
 
 constexpr size_t kMostArgs = 32;
 
-void pointersOf(const Launch& launch, void** pointers) {
-  unsigned char* at = const_cast<unsigned char*>(launch.values.data());
-  for (const size_t bytes : launch.kernel->argBytes) {
+void pointersOf(const Node& node, void** pointers) {
+  unsigned char* at = const_cast<unsigned char*>(node.values.data());
+  for (const size_t bytes : node.kernel->argBytes) {
     *pointers++ = at;
     at += (bytes + 7) / 8 * 8;
   }
 }
 
+double lengthOf(const Copy& copy) { return settings().copyNs + settings().copyNsPerByte * static_cast<double>(copy.bytes * copy.rows); }
+
 double lengthOf(const Work& work) {
-  if (work.kind == Work::kCopy) return settings().copyNs + settings().copyNsPerByte * static_cast<double>(work.copy.bytes * work.copy.rows);
+  if (work.kind == Work::kCopy) return lengthOf(work.copy);
   double ns = settings().launchNs;
   void* args[kMostArgs];
-  for (const Launch& launch : work.graph->launches) {
-    pointersOf(launch, args);
-    ns += launch.kernel->ns(args, launch.grid);
+  for (const Node& node : work.graph->nodes) {
+    if (node.kernel == nullptr) {
+      ns += lengthOf(node.copy);
+      continue;
+    }
+    pointersOf(node, args);
+    ns += node.kernel->ns(args, node.grid);
   }
   return ns;
 }
@@ -44,8 +50,8 @@ double lengthOf(const Work& work) {
 void begin(Work& work, double startNs) {
   work.begun = true;
   if (work.kind == Work::kGraph) {
-    for (const Launch& launch : work.graph->launches) {
-      const Status fault = kernelFault(launch.kernel->name);
+    for (const Node& node : work.graph->nodes) {
+      const Status fault = node.kernel == nullptr ? 0 : kernelFault(node.kernel->name);
       if (fault != 0) work.fault = fault;
     }
   }
@@ -93,9 +99,13 @@ void finish(Stream& stream, double endNs) {
     return;
   }
   void* args[kMostArgs];
-  for (const Launch& launch : work.graph->launches) {
-    pointersOf(launch, args);
-    const Status status = launch.kernel->run(args, launch.grid);
+  for (const Node& node : work.graph->nodes) {
+    if (node.kernel == nullptr) {
+      copy(node.copy);
+      continue;
+    }
+    pointersOf(node, args);
+    const Status status = node.kernel->run(args, node.grid);
     if (status != 0) {
       stream.device->error = status;
       return;

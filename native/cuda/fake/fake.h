@@ -80,20 +80,22 @@ struct Event {
   double atNs = 0;
 };
 
-struct Launch {
-  const Kernel* kernel;
-  Grid grid;
-  std::vector<unsigned char> values;  // the arguments, each at a multiple of 8 bytes
-};
-
-struct Graph {
-  std::vector<Launch> launches;
-};
-
 struct Copy {
   void* to;
   const void* from;
   size_t toPitch, fromPitch, bytes, rows;
+};
+
+// What a graph does one after the other: the launch of a kernel or, where that is null, a copy.
+struct Node {
+  const Kernel* kernel = nullptr;
+  Grid grid{};
+  std::vector<unsigned char> values{};  // the arguments, each at a multiple of 8 bytes
+  Copy copy{};
+};
+
+struct Graph {
+  std::vector<Node> nodes;
 };
 
 struct Work {

@@ -91,6 +91,12 @@ Status enqueueCopy(Stream* stream, const Copy& copy, const void* device, size_t 
   if (!within(stream->device->memory, device, deviceSpan)) return kInvalidValue;
   static std::atomic<uint64_t>& pageable = counter("pageable");
   if (!within(state().registered, host, hostSpan)) pageable += 1;
+  if (stream->capture != nullptr) {
+    Node node;
+    node.copy = copy;
+    stream->capture->nodes.push_back(std::move(node));
+    return 0;
+  }
   Work work{Work::kCopy};
   work.copy = copy;
   enqueue(stream, std::move(work));
@@ -324,6 +330,28 @@ API cuMemHostRegister_v2(void* address, size_t bytes, unsigned flags) {
   return 0;
 }
 
+API cuMemAllocHost_v2(void** address, size_t bytes) {
+  ENTER(cuMemAllocHost_v2);
+  Entered entered;
+  if (entered.status != 0) return entered.status;
+  const size_t whole = (bytes + 4095) / 4096 * 4096;
+  void* memory = bytes == 0 ? nullptr : aligned_alloc(4096, whole);
+  if (memory == nullptr) return bytes == 0 ? kInvalidValue : kOutOfMemory;
+  state().registered[reinterpret_cast<uintptr_t>(memory)] = {whole, true};
+  count("registered", 1);
+  *address = memory;
+  return 0;
+}
+
+API cuMemFreeHost(void* address) {
+  ENTER(cuMemFreeHost);
+  Entered entered;
+  if (state().registered.erase(reinterpret_cast<uintptr_t>(address)) == 0) return kInvalidValue;
+  free(address);
+  count("registered", -1);
+  return 0;
+}
+
 API cuMemHostUnregister(void* address) {
   ENTER(cuMemHostUnregister);
   Entered entered;
@@ -459,18 +487,18 @@ API cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
   Entered entered;
   if (entered.status != 0) return entered.status;
   if (gx == 0 || gy == 0 || gz == 0 || bx * by * bz == 0 || bx * by * bz > 1024) return kInvalidValue;
-  Launch launch{function->kernel, {{gx, gy, gz}, {bx, by, bz}}, {}};
+  Node node{function->kernel, {{gx, gy, gz}, {bx, by, bz}}, {}, {}};
   for (const size_t bytes : function->kernel->argBytes) {
-    const size_t at = launch.values.size();
-    launch.values.resize(at + (bytes + 7) / 8 * 8);
-    memcpy(&launch.values[at], *args++, bytes);
+    const size_t at = node.values.size();
+    node.values.resize(at + (bytes + 7) / 8 * 8);
+    memcpy(&node.values[at], *args++, bytes);
   }
   if (stream->capture != nullptr) {
-    stream->capture->launches.push_back(std::move(launch));
+    stream->capture->nodes.push_back(std::move(node));
     return 0;
   }
   auto graph = std::make_shared<Graph>();
-  graph->launches.push_back(std::move(launch));
+  graph->nodes.push_back(std::move(node));
   Work work{Work::kGraph};
   work.graph = std::move(graph);
   enqueue(stream, std::move(work));
