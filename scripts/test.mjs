@@ -9,7 +9,7 @@ const folder = ['long', 'nightly'].find((each) => process.argv.includes(`--${eac
 const folderOf = (file) => /^(?:long|nightly)(?=\/)/.exec(file)?.[0] ?? '';
 
 installIfNeeded();
-build('test');
+build('test', 'bench'); // some tests run the benchmarks
 
 // The list comes from the sources, and each file by name: Node 20's runner takes no patterns.
 const tests = filesBelow('test')

@@ -11,7 +11,7 @@ import { type ModelCounters, StatsReader } from '../protocol/stats.js';
 import type { HISTOGRAM } from '../protocol/tables.js';
 import { machineFacts, type ModelTotals, type RunTotals } from '../report/run-report.js';
 import { histogramOf, percentileNs, sumCounts } from '../report/histogram.js';
-import { Engine } from '../scheduler/engine.js';
+import { Engine, type EngineOptions } from '../scheduler/engine.js';
 import type { WaitingStrategy } from '../scheduler/waiter.js';
 import type { DeadlineOrder } from './deadline-order.js';
 import { COUNT_WORD, type LoadThreadData, type PhaseOrder, type PhaseResult, STOP_WORD } from './load-protocol.js';
@@ -25,6 +25,8 @@ export interface LiveRunOptions {
   readonly clients: number;
   /** Each model's share of the requests; they sum to 1. */
   readonly shares: readonly number[];
+  /** For CUDA devices. Whoever opens them closes them, after `stop`. */
+  readonly devices?: Pick<EngineOptions, 'arenaBytes' | 'openCuda'>;
 }
 
 export interface Phase {
@@ -88,12 +90,12 @@ export class LiveRun {
     });
   }
 
-  static async start({ config, waiting, clients, shares }: LiveRunOptions): Promise<LiveRun> {
+  static async start({ config, waiting, clients, shares, devices = {} }: LiveRunOptions): Promise<LiveRun> {
     const holder: { run?: LiveRun } = {};
     const onDeath = (reason: RubatoError): void => {
       if (holder.run !== undefined) holder.run.#die(reason);
     };
-    const engine = await Engine.start(config, { waiting, onDeath });
+    const engine = await Engine.start(config, { ...devices, waiting, onDeath });
     for (let client = 0; client < clients; client++) engine.specs.setClientState(client, CLIENT_OPEN);
     engine.specs.publish();
     const run = new LiveRun(engine, clients, shares);
