@@ -88,6 +88,8 @@ const {
 const LEAST_MARGIN_NS = 5e3;
 /** Half of those who come while a batch runs find more than half of its time left: they are lost if it takes twice as long as they can wait. */
 const LONG = 2;
+/** `#grantEarly` passes over so many: with a thousand models that gather, each poll would look at all of them. */
+const MOST_HELD = 16;
 
 export class DispatcherRole implements Role {
   readonly cells = roleCells();
@@ -149,7 +151,7 @@ export class DispatcherRole implements Role {
   /** The candidates that are not due and may be granted a GPU early, by rank. */
   readonly #early: TimeTree;
   /** Of them, those that `#grantEarly` has passed over so far. */
-  readonly #heldBack: Int32Array;
+  readonly #heldBack = new Int32Array(MOST_HELD);
   readonly #deadlineNs: Float64Array;
   /** Since when the model has a candidate that is due: the start that it wanted. +Infinity: it has none. */
   readonly #wantedNs: Float64Array;
@@ -197,7 +199,6 @@ export class DispatcherRole implements Role {
     this.#due = new TimeTree(models);
     this.#isAdaptive = new Uint8Array(models);
     this.#early = new TimeTree(models);
-    this.#heldBack = new Int32Array(models);
     this.#deadlineNs = new Float64Array(models);
     this.#wantedNs = new Float64Array(models).fill(Infinity);
     this.#waiting = new TimeTree(models);
@@ -600,7 +601,7 @@ export class DispatcherRole implements Role {
     const early = this.#early;
     let granted = 0;
     let held = 0;
-    while (early.nodes[1]! < (beforeWaiting ? this.#waiting.nodes[1]! : Infinity)) {
+    while (held < MOST_HELD && early.nodes[1]! < (beforeWaiting ? this.#waiting.nodes[1]! : Infinity)) {
       const model = early.first();
       const earliest = now + this.#leadNs[model]!;
       if (earliest > this.#invalidAfterNs[model]!) {
