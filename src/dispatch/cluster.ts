@@ -68,8 +68,8 @@ export class Cluster {
   readonly #latencies: Float64Array[];
   /** GPUs that a model keeps busy in batches of the target size. */
   readonly #loadGpus: Float64Array;
-  /** Models in the order of how long a request can wait. */
-  #byWait: number[] = [];
+  /** Models in the order of how long a request can wait; null until it is asked for, since sorting thousands takes milliseconds. */
+  #byWait: number[] | null = null;
 
   constructor(memory: SharedMemory) {
     const { models } = memory.limits;
@@ -102,8 +102,12 @@ export class Cluster {
       this.#sloNs[model] = this.#f64[(((memory.offers >> 2) + model * MODEL_OFFER.words) >> 1) + MODEL_OFFER.at.sloNs]!;
       this.#latencies[model] = profileView(memory, this.#i32[spec + MODEL_SPEC.at.profile]!);
     }
+    this.#byWait = null;
+  }
+
+  #sortByWait(): number[] {
     const models = Array.from(this.#counts.keys()).filter((model) => this.#counts[model] === 1);
-    this.#byWait = models.sort((a, b) => this.#waitNs(a) - this.#waitNs(b) || a - b);
+    return models.sort((a, b) => this.#waitNs(a) - this.#waitNs(b) || a - b);
   }
 
   /** How long a request of a model can wait before it runs alone. */
@@ -169,11 +173,12 @@ export class Cluster {
 
   #findTight(gpus: number): void {
     this.tightNs.fill(Infinity);
-    if (gpus > GPUS_TO_HOLD) return;
+    if (gpus < 2 || gpus > GPUS_TO_HOLD) return;
+    const models = (this.#byWait ??= this.#sortByWait());
     let load = 0;
     let found = 0;
-    for (let k = 0; k < this.#byWait.length && found < gpus - 1; k++) {
-      const model = this.#byWait[k]!;
+    for (let k = 0; k < models.length && found < gpus - 1; k++) {
+      const model = models[k]!;
       load += this.#loadGpus[model]!;
       const wanted = Math.min(gpus - 1, Math.ceil(load + SPREAD * Math.sqrt(load)));
       while (found < wanted) this.tightNs[++found] = this.#waitNs(model);
