@@ -12,8 +12,6 @@ import { COUNT_WORD, type LoadThreadData, type PhaseOrder, type PhaseResult, STO
 import { openSource } from './sources.js';
 import { StallWatch } from './stalls.js';
 
-/** Requests sent with one commit at most. */
-const BULK = 2048;
 /** How long after its end a phase still sends what was due before: longer than a stall of the machine. */
 const TAIL_NS = 0.25e9;
 
@@ -21,8 +19,8 @@ const { memory, client, control } = workerData as LoadThreadData;
 const clock = new SystemClock(memory.config.origin);
 const port = new ClientPort(memory, client);
 const words = new Int32Array(control);
-const models = new Int32Array(BULK);
-const timesNs = new Float64Array(BULK);
+/** Requests sent with one commit at most: as many as these hold. */
+const { bulkModels: models, bulkArrivalsNs: timesNs } = port;
 const lagBuffer = new SharedArrayBuffer(HistogramTable.bytes(1));
 const lag = new HistogramTable(lagBuffer, 0, 1);
 

@@ -693,7 +693,7 @@ export class DispatcherRole implements Role {
     this.pool.grant(gpu, model, number, flags);
     this.#i32[row + DISPATCH_MODEL_ISSUED] = number;
     this.#f64[(row >> 1) + DISPATCH_MODEL_GRANTS]! += 1;
-    if (this.#looksAhead) this.#noteGrant(model, gpu);
+    if (this.#looksAhead) this.#noteGrant(model, gpu, at);
     this.#wantedNs[model] = Infinity;
     this.#forget(model);
   }
@@ -716,15 +716,19 @@ export class DispatcherRole implements Role {
     return at;
   }
 
-  /** The GPU is taken for as long as the batch would be now; the answer says it better. The reserve learns from a wait that costs something. */
-  #noteGrant(model: number, gpu: number): void {
+  /**
+   * The GPU is taken for as long as the batch would be now; the answer says it better. The reserve learns from a wait that costs something, if it was one for
+   * the GPU: not by what this thread is late, which no reserve would help. The grant's record is at `at`.
+   */
+  #noteGrant(model: number, gpu: number, at: number): void {
     const exec = this.pool.cells[POOL_EXEC]!;
+    const freeNs = this.#f64[(at >> 1) + GRANT_GPU_FREE_NS]!;
     const lengthNs = this.#deadlineNs[model]! - this.#invalidAfterNs[model]!;
     this.lookAhead.occupy(gpu, Number.isFinite(lengthNs) ? exec + lengthNs : Infinity);
     if (this.#isAdaptive[model] === 0) return;
     const wanted = this.#wantedNs[model]!;
     const batchNs = this.cluster.batchNs[model]!;
-    this.lookAhead.granted(exec - wanted - this.cluster.bearsNs[model]!, batchNs > 0 ? batchNs : lengthNs, this.pool.activeCount);
+    this.lookAhead.granted(Math.min(exec, freeNs) - wanted - this.cluster.bearsNs[model]!, batchNs > 0 ? batchNs : lengthNs, this.pool.activeCount);
   }
 
   /** The model has no batch that is due any more. If it had one, and its oldest request is gone now, a wait for a GPU has cost that. */

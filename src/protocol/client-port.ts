@@ -4,35 +4,28 @@
  */
 import { DirtyBitmap } from '../ringbuf/dirty-bitmap.js';
 import { Doorbell } from '../ringbuf/doorbell.js';
-import { HistogramTable } from '../ringbuf/log-linear.js';
 import { RingReader, RingWriter } from '../ringbuf/spsc-ring.js';
+import { after, type ClientLoops, clientLoops } from './client-loops.js';
 import { DelayMeter } from './delay-meter.js';
-import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from './outcome.js';
-import { COMPLETION, REQUEST } from './records.js';
+import { batchSizeOf, gpuOf, outcomeOf } from './outcome.js';
+import { REQUEST } from './records.js';
 import { OwnSlos } from './recording.js';
+import { CLIENT_STATE, MOST_DRAINED, MOST_SUBMITTED } from './scratch.js';
 import { MARGIN_MOST, MARGIN_RESPONSE, type SharedMemory } from './shared-memory.js';
 import { MODEL_MASK, MODEL_OFFER } from './specs.js';
-import { CLIENT_HISTOGRAMS, CLIENT_MODEL, HISTOGRAM, SLOT, SLOT_DOUBLES, SLOT_WORDS } from './tables.js';
+import { CLIENT_MODEL, SHARD_SLOT, SLOT, SLOT_DOUBLES, SLOT_WORDS } from './tables.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
-const { accepted: CLIENT_MODEL_ACCEPTED, delivered: CLIENT_MODEL_DELIVERED, refused: CLIENT_MODEL_REFUSED } = CLIENT_MODEL.at;
-const {
-  durationNs: COMPLETION_DURATION_NS,
-  endNs: COMPLETION_END_NS,
-  endedNs: COMPLETION_ENDED_NS,
-  generation: COMPLETION_GENERATION,
-  model: COMPLETION_MODEL,
-  outcome: COMPLETION_OUTCOME,
-  slot: COMPLETION_SLOT,
-} = COMPLETION.at;
-const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
+const { accepted: CLIENT_MODEL_ACCEPTED, refused: CLIENT_MODEL_REFUSED } = CLIENT_MODEL.at;
+const { cursor: STATE_CURSOR, lastEndNs: STATE_LAST_END_NS } = CLIENT_STATE.at;
+const { budgetNs: REQUEST_BUDGET_NS, deadlineNs: REQUEST_DEADLINE_NS, generation: REQUEST_GENERATION, model: REQUEST_MODEL, slot: REQUEST_SLOT } = REQUEST.at;
 const {
   budgetNs: SLOT_BUDGET_NS,
   deadlineNs: SLOT_DEADLINE_NS,
   generation: SLOT_GENERATION,
   model: SLOT_MODEL,
-  outcomeGeneration: SLOT_OUTCOME_GENERATION,
 } = SLOT.at;
+const { outcomeGeneration: SHARD_SLOT_OUTCOME_GENERATION } = SHARD_SLOT.at;
 const { aloneNs: OFFER_ALONE_NS, shard: OFFER_SHARD, sloNs: OFFER_SLO_NS, tag: OFFER_TAG } = MODEL_OFFER.at;
 
 /** Answers of `submit` that are not a slot. */
@@ -48,11 +41,6 @@ const OFFER_DOUBLES = MODEL_OFFER.words / 2;
 
 /** Cells of tensors lie at multiples of this. */
 const CELL_UNIT = 64;
-
-/** The generation after `generation`: never 0, which is a word that was never written. */
-function after(generation: number): number {
-  return generation === -1 ? 1 : generation + 1;
-}
 
 /** What is known about a request that has ended, in ns of the shared clock. */
 export interface Completion {
@@ -73,6 +61,9 @@ export class ClientPort {
   readonly drainedOutcomes: Int32Array;
   readonly drainedEndNs: Float64Array;
   readonly drainedDurationNs: Float32Array;
+  /** Requests that are written here are spared a copy by `submitBulk`, which copies others to here. */
+  readonly bulkModels: Int32Array;
+  readonly bulkArrivalsNs: Float64Array;
   readonly bell: Doorbell;
 
   readonly #i32: Int32Array;
@@ -80,17 +71,19 @@ export class ClientPort {
   readonly #f32: Float32Array;
   readonly #slotWord: number;
   readonly #slotDouble: number;
+  readonly #shardSlotWord: number;
   readonly #cancelWord: number;
+  readonly #loops: ClientLoops;
+  /** Word index of what the loops keep from call to call (scratch.ts); so do the next ones lie there. */
+  readonly #stateAt: number;
   /** By slot: the generation of its present use, or of the next one while it is free. */
   readonly #generations: Int32Array;
   readonly #firstSlot: number;
   readonly #responseAt: number;
   readonly #countersAt: number;
-  readonly #models: number;
   readonly #shards: number;
   /** Measures r; null when it is given. The first client measures for all. */
   readonly #responseMeter: DelayMeter | null;
-  readonly #histograms: HistogramTable;
   readonly #requests: RingWriter[];
   readonly #completions: RingReader[];
   readonly #shardBells: Doorbell[];
@@ -105,33 +98,35 @@ export class ClientPort {
   /** One bit per slot, set while it is free. */
   readonly #free: Int32Array;
   #freeCount: number;
-  #cursor = 0;
 
-  /** @param bulk completions that one `drain` can return at most. */
-  constructor(memory: SharedMemory, client: number, bulk = 4096) {
-    const { config } = memory;
+  constructor(memory: SharedMemory, client: number) {
+    const { buffer, config } = memory;
     const place = memory.clients[client]!;
+    const { scratch } = place;
     this.slots = 2 ** config.slotShift;
-    this.drainedSlots = new Int32Array(bulk);
-    this.drainedOutcomes = new Int32Array(bulk);
-    this.drainedEndNs = new Float64Array(bulk);
-    this.drainedDurationNs = new Float32Array(bulk);
+    this.drainedSlots = new Int32Array(buffer, scratch.drainedSlots, MOST_DRAINED);
+    this.drainedOutcomes = new Int32Array(buffer, scratch.drainedOutcomes, MOST_DRAINED);
+    this.drainedEndNs = new Float64Array(buffer, scratch.drainedEnds, MOST_DRAINED);
+    this.drainedDurationNs = new Float32Array(buffer, scratch.drainedDurations, MOST_DRAINED);
+    this.bulkModels = new Int32Array(buffer, scratch.models, MOST_SUBMITTED);
+    this.bulkArrivalsNs = new Float64Array(buffer, scratch.arrivals, MOST_SUBMITTED);
+    this.#loops = clientLoops(memory, client);
+    this.#stateAt = scratch.state >> 2;
     this.bell = new Doorbell(memory.buffer, place.bell);
     this.#i32 = new Int32Array(memory.buffer);
     this.#f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#f32 = new Float32Array(memory.buffer);
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
+    this.#shardSlotWord = memory.shardSlots >> 2;
     this.#cancelWord = memory.cancels >> 2;
-    this.#generations = new Int32Array(this.slots);
+    this.#generations = new Int32Array(buffer, scratch.generations, this.slots);
     this.#firstSlot = client * this.slots;
     this.#responseAt = (memory.margins >> 3) + MARGIN_RESPONSE;
     this.#countersAt = place.models >> 3;
-    this.#models = memory.limits.models;
     this.#shards = config.shards;
     const measures = config.margins.measureResponse && client === 0;
     this.#responseMeter = measures ? new DelayMeter(this.#f64, this.#responseAt, LEAST_RESPONSE_NS, (memory.margins >> 3) + MARGIN_MOST) : null;
-    this.#histograms = new HistogramTable(memory.buffer, place.histograms, CLIENT_HISTOGRAMS * this.#models);
     this.#requests = place.requests.map((lane) => new RingWriter(lane));
     this.#completions = place.completions.map((lane) => new RingReader(lane));
     this.#shardBells = memory.shards.map((shard) => new Doorbell(memory.buffer, shard.bell));
@@ -141,7 +136,9 @@ export class ClientPort {
     this.#cellWord = memory.cells >> 2;
     this.#offersAt = memory.offers >> 2;
     this.#ownSlos = memory.recording === null ? null : new OwnSlos(memory.recording);
-    this.#free = new Int32Array(this.slots / 32).fill(-1);
+    this.#free = new Int32Array(buffer, scratch.free, this.slots / 32).fill(-1);
+    this.#i32[this.#stateAt + STATE_CURSOR] = 0;
+    this.#f64[(this.#stateAt >> 1) + STATE_LAST_END_NS] = 0;
     this.#freeCount = this.slots;
     // The region may have been used before: generations go on from there.
     for (let index = 0; index < this.slots; index++) {
@@ -158,7 +155,7 @@ export class ClientPort {
     for (let index = 0; index < this.slots; index++) {
       const word = this.#slotWord + (this.#firstSlot + index) * SLOT_WORDS;
       const generation = i32[word + SLOT_GENERATION]!;
-      if (i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
+      if (i32[this.#shardSlotWord + (this.#firstSlot + index) * SHARD_SLOT.words + SHARD_SLOT_OUTCOME_GENERATION] === generation) continue;
       this.#generations[index] = generation;
       this.#free[index >> 5]! &= ~(1 << (index & 31));
       this.#freeCount--;
@@ -258,59 +255,33 @@ export class ClientPort {
     return to;
   }
 
-  /**
-   * As `#takeEach`, with everything that is the same for all of them in locals: 3 times as fast.
-   * From the first store about a request to the last there is no call and no loop: so a thread that is terminated has
-   * either counted a request or not touched its slot.
-   */
+  /** As `#takeEach`, by the loop that does nothing else. */
   #takeBulk(models: Int32Array, arrivalsNs: Float64Array, from: number, to: number, lane: RingWriter): number {
-    const i32 = this.#i32;
-    const f32 = this.#f32;
-    const f64 = this.#f64;
-    const free = this.#free;
-    const generations = this.#generations;
-    const slotWord = this.#slotWord;
-    const slotDouble = this.#slotDouble;
-    const firstSlot = this.#firstSlot;
-    const offersAt = this.#offersAt;
-    const countersAt = this.#countersAt + CLIENT_MODEL_ACCEPTED;
-    const responseNs = f64[this.#responseAt]!;
     if (lane.room(to - from) < to - from) throw new Error('request lane is full: more requests under way than slots');
-    let cursor = this.#cursor;
+    const isHere = models === this.bulkModels && arrivalsNs === this.bulkArrivalsNs;
     let k = from;
-    for (; k < to; k++) {
-      const model = models[k]!;
-      const arrivalNs = arrivalsNs[k]!;
-      const offer = offersAt + model * OFFER_WORDS;
-      const tag = i32[offer + OFFER_TAG]!;
-      if (tag < 0) break;
-      let bits = free[cursor]!;
-      while (bits === 0) {
-        cursor = cursor + 1 === free.length ? 0 : cursor + 1;
-        bits = free[cursor]!;
-      }
-      free[cursor] = bits & (bits - 1);
-      const index = (cursor << 5) + 31 - Math.clz32(bits & -bits);
-      const slot = firstSlot + index;
-      const word = slotWord + slot * SLOT_WORDS;
-      const generation = generations[index]!;
-      const budgetNs = f64[(offer >> 1) + OFFER_SLO_NS]! - responseNs;
-      const at = lane.claim();
-      f64[slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS] = arrivalNs + budgetNs;
-      f32[word + SLOT_BUDGET_NS] = budgetNs;
-      i32[word + SLOT_MODEL] = tag;
-      i32[word + SLOT_GENERATION] = generation;
-      i32[at + REQUEST_SLOT] = slot;
-      i32[at + REQUEST_GENERATION] = generation;
-      f64[countersAt + model * MODEL_DOUBLES]! += 1;
+    while (k < to) {
+      const count = lane.nextInARow(Math.min(to - k, MOST_SUBMITTED));
+      if (!isHere) this.#copy(models, arrivalsNs, k, count);
+      const taken = this.#loops.take(isHere ? k : 0, count, this.#f64[this.#responseAt]!, lane.next());
+      lane.claimMany(taken);
+      this.#freeCount -= taken;
+      this.#pending[0]! += taken;
+      k += taken;
+      if (taken < count) break;
     }
-    this.#cursor = cursor;
-    this.#freeCount -= k - from;
-    this.#pending[0]! += k - from;
     return k;
   }
 
-  /** No call and no loop between the first store and the last, as in `#takeBulk`. */
+  #copy(models: Int32Array, arrivalsNs: Float64Array, from: number, count: number): void {
+    const { bulkModels, bulkArrivalsNs } = this;
+    for (let k = 0; k < count; k++) {
+      bulkModels[k] = models[from + k]!;
+      bulkArrivalsNs[k] = arrivalsNs[from + k]!;
+    }
+  }
+
+  /** No call and no loop between the first store and the last, as in `ClientLoops.take`. */
   #take(tag: number, arrivalNs: number, deadlineNs: number): number {
     const model = tag & MODEL_MASK;
     const index = this.#takeFreeSlot();
@@ -328,8 +299,11 @@ export class ClientPort {
     this.#f32[word + SLOT_BUDGET_NS] = deadlineNs - arrivalNs;
     i32[word + SLOT_MODEL] = tag;
     i32[word + SLOT_GENERATION] = generation;
+    lane.f64[(at >> 1) + REQUEST_DEADLINE_NS] = deadlineNs;
+    lane.f32[at + REQUEST_BUDGET_NS] = deadlineNs - arrivalNs;
     laneWords[at + REQUEST_SLOT] = slot;
     laneWords[at + REQUEST_GENERATION] = generation;
+    laneWords[at + REQUEST_MODEL] = tag;
     this.#pending[shard]!++;
     this.#f64[this.#countersAt + model * MODEL_DOUBLES + CLIENT_MODEL_ACCEPTED]! += 1;
     return slot;
@@ -348,7 +322,7 @@ export class ClientPort {
   /** Next free slot in circular order, so that neighbours in time are neighbours in memory. One must be free. */
   #takeFreeSlot(): number {
     const free = this.#free;
-    let word = this.#cursor;
+    let word = this.#i32[this.#stateAt + STATE_CURSOR]!;
     let bits = free[word]!;
     while (bits === 0) {
       word = word + 1 === free.length ? 0 : word + 1;
@@ -356,7 +330,7 @@ export class ClientPort {
     }
     const bit = bits & -bits;
     free[word] = bits ^ bit;
-    this.#cursor = word;
+    this.#i32[this.#stateAt + STATE_CURSOR] = word;
     this.#freeCount--;
     return (word << 5) + 31 - Math.clz32(bit);
   }
@@ -394,48 +368,25 @@ export class ClientPort {
   #drainLane(lane: RingReader, nowNs: number, from: number): number {
     const count = lane.available(this.drainedSlots.length - from);
     if (count === 0) return 0;
-    const laneWords = lane.i32;
-    const laneFloats = lane.f32;
-    const laneDoubles = lane.f64;
-    const generations = this.#generations;
-    const free = this.#free;
-    const f64 = this.#f64;
-    const histograms = this.#histograms;
-    const latencyRow = HISTOGRAM.latency * this.#models;
-    const deliveryRow = HISTOGRAM.delivery * this.#models;
-    const deliveredAt = this.#countersAt + CLIENT_MODEL_DELIVERED;
-    const firstSlot = this.#firstSlot;
-    const late = OUTCOME.late;
-    const { drainedSlots, drainedOutcomes, drainedEndNs, drainedDurationNs } = this;
     let to = from;
-    let lastEndNs = 0;
-    for (let k = 0; k < count; k++) {
-      const at = lane.word(k);
-      const slot = laneWords[at + COMPLETION_SLOT]!;
-      const index = slot - firstSlot;
-      const generation = generations[index]!;
-      // A completion that comes twice speaks of a generation that is over.
-      if (laneWords[at + COMPLETION_GENERATION] !== generation) continue;
-      generations[index] = after(generation);
-      const packed = laneWords[at + COMPLETION_OUTCOME]!;
-      const model = laneWords[at + COMPLETION_MODEL]!;
-      if ((packed & 31) <= late) {
-        lastEndNs = laneDoubles[(at >> 1) + COMPLETION_END_NS]!;
-        histograms.record(latencyRow + model, nowNs - lastEndNs + laneFloats[at + COMPLETION_ENDED_NS]!);
-        histograms.record(deliveryRow + model, nowNs - lastEndNs);
-      }
-      f64[deliveredAt + model * MODEL_DOUBLES]! += 1;
-      free[index >> 5]! |= 1 << (index & 31);
-      drainedSlots[to] = slot;
-      drainedOutcomes[to] = packed;
-      drainedEndNs[to] = laneDoubles[(at >> 1) + COMPLETION_END_NS]!;
-      drainedDurationNs[to] = laneFloats[at + COMPLETION_DURATION_NS]!;
-      to++;
+    for (let k = 0; k < count;) {
+      const stretch = lane.inARow(k, count - k);
+      to = this.#loops.drain(lane.word(k), stretch, to, nowNs);
+      k += stretch;
     }
     this.#freeCount += to - from;
-    if (this.#responseMeter !== null && lastEndNs > 0) this.#responseMeter.add(nowNs - lastEndNs, nowNs);
+    if (this.#responseMeter !== null && to > from) this.#measureResponse(nowNs);
     lane.release(count);
     return to - from;
+  }
+
+  /** By the last of the requests just drained that has run. */
+  #measureResponse(nowNs: number): void {
+    const at = (this.#stateAt >> 1) + STATE_LAST_END_NS;
+    const endNs = this.#f64[at]!;
+    if (endNs === 0) return;
+    this.#responseMeter!.add(nowNs - endNs, nowNs);
+    this.#f64[at] = 0;
   }
 
   /** Everything about the `k`-th completion of the last `drain`. Before its slot is used again. */

@@ -1,8 +1,15 @@
 /** The records that cross threads: one definition each, used by both sides. Times are nanoseconds of the shared clock. */
 import { defineRecord } from '../ringbuf/layout.js';
 
-/** client → shard: a slot was filled. The request itself lies in the slot table. */
-export const REQUEST = defineRecord('request', { slot: 'i32', generation: 'i32' });
+/** client → shard: a slot was filled. All that the shard needs, as it stands in the slot's row, so that it need not fetch that line from the other core. */
+export const REQUEST = defineRecord('request', {
+  deadlineNs: 'f64',
+  budgetNs: 'f32',
+  slot: 'i32',
+  generation: 'i32',
+  /** The model's tag. */
+  model: 'i32',
+});
 
 /** shard → client: a slot's outcome was written; all that the client needs, so that it need not fetch the slot's line from the other core. */
 export const COMPLETION = defineRecord('completion', {

@@ -6,7 +6,7 @@
  *   what may change  model offers, model specs, profiles, GPU specs, acknowledgements (specs.ts)
  *   per client      state, model rows, histograms
  *   per client and shard   request lane ▶   ◀ completion lane
- *   slot table, cancel words and cell words (all clients)
+ *   slot table, shards' slot table, cancel words and cell words (all clients)
  *   page table of the tensors, which lie in a buffer of their own
  *   per shard       cancel and resend bitmaps, admitted words, intent row, batch table, grant lane ▶ ◀ answer lane, ◀ batch-done lane (all with the dispatcher)
  *   candidates      dirty bitmap, mailboxes
@@ -28,9 +28,9 @@ import { ANSWER, BATCH_DONE, CANDIDATE, COMPLETION, DEVICE_DONE, GRANT, ISSUE, R
 import { ADVICE_BYTES } from './advice.js';
 import { allocateRecording, type RecordingPlace } from './recording.js';
 import { arenaPages, arenaTableWords, PAGE_BYTES } from './arena.js';
-import { scratchPlace, type ScratchPlace } from './scratch.js';
+import { clientScratchPlace, type ClientScratchPlace, scratchPlace, type ScratchPlace } from './scratch.js';
 import { GPU_SPEC, MODEL_OFFER, MODEL_SPEC, SpecTable } from './specs.js';
-import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, INTENT, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SLOT } from './tables.js';
+import { BATCH, CLIENT_HISTOGRAMS, CLIENT_MODEL, DISPATCH_MODEL, GPU, INTENT, SCHEDULER_HISTOGRAMS, SHARD_MODEL, SHARD_SLOT, SLOT } from './tables.js';
 
 /** Words of the control piece, one line each. Written by the thread that made the scheduler unless said. */
 export const CONTROL_STATE = 0;
@@ -95,6 +95,7 @@ export interface ClientPlace {
   /** One per shard. */
   readonly requests: readonly RingPlace[];
   readonly completions: readonly RingPlace[];
+  readonly scratch: ClientScratchPlace;
 }
 
 export interface HostPlace {
@@ -129,6 +130,7 @@ export interface SharedMemory {
   /** One i32 per client. */
   readonly clientStates: number;
   readonly slots: number;
+  readonly shardSlots: number;
   readonly cancels: number;
   /** One i32 per slot: where its tensors are, in units of 64 bytes, + 1; 0 = none. Written by the client, published by the request. */
   readonly cells: number;
@@ -230,8 +232,10 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     histograms: plan.take(HistogramTable.bytes(CLIENT_HISTOGRAMS * models)),
     requests: Array.from({ length: config.shards }, () => plan.lane(2 * slotsPerClient, REQUEST.bytes)),
     completions: Array.from({ length: config.shards }, () => plan.lane(2 * slotsPerClient, COMPLETION.bytes)),
+    scratch: clientScratchPlace((bytes) => plan.take(bytes), slotsPerClient),
   }));
   const slots = plan.take(config.maxClients * slotsPerClient * SLOT.bytes);
+  const shardSlots = plan.take(config.maxClients * slotsPerClient * SHARD_SLOT.bytes);
   const cancels = plan.take(config.maxClients * slotsPerClient * 4);
   const cells = plan.take(config.maxClients * slotsPerClient * 4);
   const pageCount = arenaPages(arenaBytes);
@@ -271,7 +275,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     throw new RubatoError(
       'ERR_RUBATO_MEMORY',
       `the scheduler would need ${mib(plan.bytes)} of shared memory, at most 2048 MiB are possible: ` +
-        `${config.maxClients} clients × ${slotsPerClient} slots × ${SLOT.bytes} B = ${mib(config.maxClients * slotsPerClient * SLOT.bytes)}, ` +
+        `${config.maxClients} clients × ${slotsPerClient} slots × ${SLOT.bytes + SHARD_SLOT.bytes} B = ${mib(config.maxClients * slotsPerClient * (SLOT.bytes + SHARD_SLOT.bytes))}, ` +
         `batch tables ${config.shards} × ${batchRows} rows × ${maxBatch} × 4 B = ${mib(config.shards * batchRows * maxBatch * 4)}, ` +
         `histograms of ${models} models ${mib(HistogramTable.bytes((SCHEDULER_HISTOGRAMS + config.maxClients * CLIENT_HISTOGRAMS) * models))}`,
     );
@@ -314,6 +318,7 @@ export function allocateSharedMemory(config: SchedulerConfig, arenaBytes = 0): S
     acks,
     clientStates,
     slots,
+    shardSlots,
     cancels,
     cells,
     pages,

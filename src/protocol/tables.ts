@@ -2,16 +2,20 @@
  * The durable tables: who writes which word, and which store publishes it. Everything else in the scheduler
  * (queues, windows, trees, timers) is a cache that can be rebuilt from these.
  *
- * Slot table, 32 bytes per slot (number = client << slotShift | index), two to a cache line, none across two. The
- * line changes owner with the request:
+ * Slot table, 32 bytes per slot (number = client << slotShift | index), two to a cache line, none across two, written by the client. It is read only
+ * by who takes over for a dead thread and in rare cases: what a shard needs comes with the lane's record, so that the lines stay with their owners.
  *
- *   f64 0 deadlineNs         client      arrival + SLO − r
- *   f32 2 budgetNs           client      deadline − arrival: the arrival to within 2^-24 of the SLO
- *   i32 3 generation         client      counts the uses of the slot; the request is published by the lane's commit
- *   i32 4 model              client      the model's tag: number and use of the number (specs.ts)
- *   i32 5 outcomeGeneration  shard       = generation once the outcome stands; published by the completion's commit
- *   i32 6 outcome            shard       packed, see outcome.ts
- *   f32 7 endedNs            shard       device end (or drop) − arrival
+ *   f64 0 deadlineNs         arrival + SLO − r
+ *   f32 2 budgetNs           deadline − arrival: the arrival to within 2^-24 of the SLO
+ *   i32 3 generation         counts the uses of the slot; the request is published by the lane's commit
+ *   i32 4 model              the model's tag: number and use of the number (specs.ts)
+ *
+ * Shards' slot table, 32 bytes per slot, written by the shard that has the request, before the admitted word says so:
+ *
+ *   f64 0 deadlineNs, f32 2 budgetNs, i32 3 generation, i32 4 model     as in the slot table
+ *   i32 5 outcomeGeneration  = generation once the outcome stands; published by the completion's commit
+ *   i32 6 outcome            packed, see outcome.ts
+ *   f32 7 endedNs            device end (or drop) − arrival
  *
  * Cancel words, one i32 per slot, apart from the rest because they are rarely touched:
  *   client      the generation that is no longer wanted (Atomics.store, then the shard's cancel bitmap)
@@ -35,7 +39,8 @@
  */
 import { defineRecord, LINE_BYTES } from '../ringbuf/layout.js';
 
-export const SLOT = defineRecord('slot', {
+export const SLOT = defineRecord('slot', { deadlineNs: 'f64', budgetNs: 'f32', generation: 'i32', model: 'i32' }, 32);
+export const SHARD_SLOT = defineRecord('shard slot', {
   deadlineNs: 'f64',
   budgetNs: 'f32',
   generation: 'i32',

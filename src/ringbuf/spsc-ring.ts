@@ -131,6 +131,17 @@ export class RingWriter extends RingSide {
     return room < count ? room : count;
   }
 
+  /** Word index of the record that the next claim gives. */
+  next(): number {
+    return this.base + (this.#position & this.mask) * this.words;
+  }
+
+  /** How many of the next `count` records lie one after another: all but at the end of the ring. */
+  nextInARow(count: number): number {
+    const toEnd = this.capacity - (this.#position & this.mask);
+    return count < toEnd ? count : toEnd;
+  }
+
   /** Publishes everything claimed so far with one atomic store. */
   commit(): void {
     Atomics.store(this.i32, this.headAt, this.#position);

@@ -51,11 +51,8 @@ export class BatchPolicy {
   #passOver(queue: DeadlineQueue, latencyNs: Float64Array, maxBatch: number): void {
     const cells = this.cells;
     const oldest = queue.oldest;
-    while (queue.suffixCount > 0) {
-      const size = queue.suffixCount;
-      if (size <= maxBatch && oldest[SUFFIX]! >= finishNs(cells, latencyNs, size)) return;
-      queue.pass();
-    }
+    if (queue.suffixCount > maxBatch) queue.passMany(queue.suffixCount - maxBatch);
+    while (queue.suffixCount > 0 && oldest[SUFFIX]! < finishNs(cells, latencyNs, queue.suffixCount)) queue.pass();
   }
 
   /** Step 2: heads of the prefix that cannot make a batch of this size are dropped. */

@@ -43,8 +43,9 @@ export class DeadlineQueue {
   #order = 0;
   readonly #prefixHeap: SlotHeap;
   readonly #suffixHeap: SlotHeap;
-  /** By slot, shared by all queues of a shard: where the slot's entry is. */
+  /** By slot, shared by all queues of a shard: where the slot's entry is, in a heap or in the ring before `#noted`. */
   readonly #positions: Int32Array;
+  #noted = 0;
 
   constructor(positions: Int32Array) {
     this.#positions = positions;
@@ -66,7 +67,6 @@ export class DeadlineQueue {
     const at = this.#tail & this.#mask;
     this.#deadlines[at] = deadlineNs;
     this.#slots[at] = slot;
-    this.#positions[slot] = this.#tail & POSITION_MASK;
     this.#tail = (this.#tail + 1) | 0;
     oldest[LAST] = deadlineNs;
     if (this.suffixCount++ === 0) oldest[SUFFIX] = deadlineNs;
@@ -90,16 +90,13 @@ export class DeadlineQueue {
     if (((this.#tail - this.#head) | 0) + count - 1 > this.#mask) this.#makeRoom(count);
     const deadlines = this.#deadlines;
     const slots = this.#slots;
-    const positions = this.#positions;
     const mask = this.#mask;
     let tail = this.#tail;
     let deadlineNs = firstDeadlineNs;
     for (let left = count; left > 0; left--) {
-      const slot = i32[at + ARRIVAL_SLOT]!;
       deadlineNs = f64[(at >> 1) + ARRIVAL_DEADLINE_NS]!;
       deadlines[tail & mask] = deadlineNs;
-      slots[tail & mask] = slot;
-      positions[slot] = tail & POSITION_MASK;
+      slots[tail & mask] = i32[at + ARRIVAL_SLOT]!;
       tail = (tail + 1) | 0;
       at = arrivals + i32[at + ARRIVAL_NEXT]! * ARRIVAL_WORDS;
     }
@@ -107,6 +104,34 @@ export class DeadlineQueue {
     oldest[LAST] = deadlineNs;
     if (this.suffixCount === 0) oldest[SUFFIX] = firstDeadlineNs;
     this.suffixCount += count;
+  }
+
+  /** Pushes `count` arrivals that lie one after another from word `at` on. */
+  pushRow(i32: Int32Array, f64: Float64Array, at: number, count: number): void {
+    const oldest = this.oldest;
+    if (((this.#tail - this.#head) | 0) + count - 1 > this.#mask) this.#makeRoom(count);
+    const deadlines = this.#deadlines;
+    const slots = this.#slots;
+    const mask = this.#mask;
+    const end = at + count * ARRIVAL_WORDS;
+    let tail = this.#tail;
+    let lastNs = this.prefixCount + this.suffixCount > 0 ? oldest[LAST]! : -Infinity;
+    let record = at;
+    for (; record < end; record += ARRIVAL_WORDS) {
+      const deadlineNs = f64[(record >> 1) + ARRIVAL_DEADLINE_NS]!;
+      if (deadlineNs < lastNs) break;
+      lastNs = deadlineNs;
+      deadlines[tail & mask] = deadlineNs;
+      slots[tail & mask] = i32[record + ARRIVAL_SLOT]!;
+      tail = (tail + 1) | 0;
+    }
+    if (record > at) {
+      this.#tail = tail;
+      oldest[LAST] = lastNs;
+      if (this.suffixCount === 0) oldest[SUFFIX] = f64[(at >> 1) + ARRIVAL_DEADLINE_NS]!;
+      this.suffixCount += (record - at) / ARRIVAL_WORDS;
+    }
+    for (; record < end; record += ARRIVAL_WORDS) this.push(i32[record + ARRIVAL_SLOT]!, f64[(record >> 1) + ARRIVAL_DEADLINE_NS]!);
   }
 
   /** Passes the oldest of the suffix over to the prefix. The suffix must not be empty. */
@@ -122,6 +147,25 @@ export class DeadlineQueue {
     if (this.prefixCount++ === 0) this.oldest[PREFIX] = deadline;
     this.oldest[BOUNDARY] = deadline;
     this.#lookAgain(SUFFIX);
+  }
+
+  /** As `pass`, `count` times. */
+  passMany(count: number): void {
+    let left = count;
+    if (left > 0 && this.#suffixHeap.count === 0 && this.#prefixHeap.count === 0) {
+      const slots = this.#slots;
+      const mask = this.#mask;
+      const oldest = this.oldest;
+      if (this.prefixCount === 0) oldest[PREFIX] = oldest[SUFFIX]!;
+      let boundary = this.#boundary;
+      for (; left > 0; boundary = (boundary + 1) | 0) if (slots[boundary & mask] !== NONE) left--;
+      oldest[BOUNDARY] = this.#deadlines[(boundary - 1) & mask]!;
+      this.#boundary = boundary;
+      this.suffixCount -= count;
+      this.prefixCount += count;
+      this.#lookAgain(SUFFIX);
+    }
+    for (; left > 0; left--) this.pass();
   }
 
   /** Takes the oldest of a part out and returns its slot. The part must not be empty. */
@@ -147,30 +191,38 @@ export class DeadlineQueue {
   /** Takes the `count` oldest, prefix before suffix, into `out` from `at`. There must be that many. */
   takeOldest(count: number, out: Int32Array, at: number): void {
     let left = count;
+    if (this.#prefixHeap.count === 0 && this.prefixCount > 0) left = this.#takeRun(PREFIX, left, out, at);
     while (left > 0 && this.prefixCount > 0) out[at + count - left--] = this.shift(PREFIX);
-    if (left > 0 && this.#suffixHeap.count === 0 && this.prefixCount === 0) left = this.#takeRun(left, out, at + count - left);
+    if (left > 0 && this.#suffixHeap.count === 0 && this.prefixCount === 0) left = this.#takeRun(SUFFIX, left, out, at + count - left);
     while (left > 0) out[at + count - left--] = this.shift(SUFFIX);
   }
 
-  /** Takes from the ring alone, without looking at the head after each; returns how many are left to take. */
-  #takeRun(count: number, out: Int32Array, at: number): number {
+  /** Takes from a part of the ring alone, without looking at the head after each; returns how many are left to take. */
+  #takeRun(part: number, count: number, out: Int32Array, at: number): number {
     const slots = this.#slots;
     const mask = this.#mask;
-    let position = this.#boundary;
+    const end = part === PREFIX ? this.#boundary : this.#tail;
+    let position = part === PREFIX ? this.#head : this.#boundary;
     let taken = 0;
-    while (taken < count && position !== this.#tail) {
+    while (taken < count && position !== end) {
       const slot = slots[position & mask]!;
       position = (position + 1) | 0;
       if (slot !== NONE) out[at + taken++] = slot;
     }
-    this.#head = this.#boundary = position;
-    this.suffixCount -= taken;
-    this.#lookAgain(SUFFIX);
+    this.#head = position;
+    if (part === PREFIX) {
+      this.prefixCount -= taken;
+    } else {
+      this.#boundary = position;
+      this.suffixCount -= taken;
+    }
+    this.#lookAgain(part);
     return count - taken;
   }
 
   /** Removes the request in `slot` if it waits here; returns whether it did. A stale position finds another slot, or none. */
   remove(slot: number): boolean {
+    this.#notePositions();
     const position = this.#positions[slot]!;
     if (position < 0) {
       const code = -1 - position;
@@ -185,6 +237,16 @@ export class DeadlineQueue {
     this.#slots[at] = NONE;
     this.#removed(((position - this.#boundary) << 2) < 0 ? PREFIX : SUFFIX);
     return true;
+  }
+
+  /** Of what the ring holds. Only cancels ask for it, so most requests come and go without. */
+  #notePositions(): void {
+    let at = ((this.#noted - this.#head) | 0) < 0 ? this.#head : this.#noted;
+    for (; at !== this.#tail; at = (at + 1) | 0) {
+      const slot = this.#slots[at & this.#mask]!;
+      if (slot !== NONE) this.#positions[slot] = at & POSITION_MASK;
+    }
+    this.#noted = at;
   }
 
   #removed(part: number): void {
@@ -258,7 +320,6 @@ export class DeadlineQueue {
       if (slot === NONE) continue;
       deadlines[to & mask] = this.#deadlines[from & this.#mask]!;
       slots[to & mask] = slot;
-      this.#positions[slot] = to & POSITION_MASK;
       to = (to + 1) | 0;
     }
     if (this.#boundary === this.#tail) boundary = to;
@@ -267,5 +328,6 @@ export class DeadlineQueue {
     this.#mask = mask;
     this.#boundary = boundary;
     this.#tail = to;
+    this.#noted = this.#head;
   }
 }

@@ -26,9 +26,7 @@ import {
   INTENT_ONE,
   SCHEDULER_HISTOGRAMS,
   SHARD_MODEL,
-  SLOT,
-  SLOT_DOUBLES,
-  SLOT_WORDS,
+  SHARD_SLOT,
 } from '../protocol/tables.js';
 import { MODEL_MASK } from '../protocol/specs.js';
 import type { InnerLoops } from './inner-loops.js';
@@ -75,8 +73,10 @@ export const LEDGER_NOW = 0;
 export const LEDGER_START = 1;
 export const LEDGER_END = 2;
 
-const { deadlineNs: DEADLINE, budgetNs: BUDGET, generation: GENERATION, model: SLOT_MODEL } = SLOT.at;
-const { outcomeGeneration: OUTCOME_GENERATION, outcome: OUTCOME_WORD, endedNs: ENDED } = SLOT.at;
+const { deadlineNs: DEADLINE, budgetNs: BUDGET, generation: GENERATION, model: SLOT_MODEL } = SHARD_SLOT.at;
+const { outcomeGeneration: OUTCOME_GENERATION, outcome: OUTCOME_WORD, endedNs: ENDED } = SHARD_SLOT.at;
+const SLOT_WORDS = SHARD_SLOT.words;
+const SLOT_DOUBLES = SHARD_SLOT.words / 2;
 const COUNTER_DOUBLES = SHARD_MODEL.words / 2;
 
 export class Ledger {
@@ -106,8 +106,8 @@ export class Ledger {
     this.i32 = new Int32Array(memory.buffer);
     this.f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     this.#f32 = new Float32Array(memory.buffer);
-    this.#slotWord = memory.slots >> 2;
-    this.#slotDouble = memory.slots >> 3;
+    this.#slotWord = memory.shardSlots >> 2;
+    this.#slotDouble = memory.shardSlots >> 3;
     this.#counters = memory.shardModels >> 3;
     this.#models = memory.limits.models;
     this.#histograms = new HistogramTable(memory.buffer, memory.histograms, SCHEDULER_HISTOGRAMS * this.#models);
@@ -158,6 +158,19 @@ export class Ledger {
     i32[intent + INTENT_KIND] = INTENT_ONE;
     this.#end(slot, model, packOutcome(outcome, 0, 0), this.cells[LEDGER_NOW]!, 0);
     f64[at] = after;
+  }
+
+  /** As `endUnrun` for `count` requests of one client, whose slot numbers lie from word `slotsAt`. */
+  endManyUnrun(slotsAt: number, count: number, outcome: number): void {
+    const client = this.i32[slotsAt]! >> this.#slotShift;
+    const lane = this.#lanes[client]!;
+    if (lane.claimMany(count) < count) throw new Error('completion lane is full: more completions than slots');
+    for (let k = 0; k < count;) {
+      const stretch = lane.claimedInARow(k, count - k);
+      this.#loops.turnAway(slotsAt + k, stretch, packOutcome(outcome, 0, 0), COUNTER_OF_OUTCOME + outcome, lane.claimed(k), this.cells[LEDGER_NOW]!);
+      k += stretch;
+    }
+    this.#pending[client]! += count;
   }
 
   #intendBatch(model: number, row: number): void {

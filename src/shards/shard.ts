@@ -26,7 +26,7 @@ import { OUTCOME } from '../protocol/outcome.js';
 import { ANSWER, BATCH_DONE, CANDIDATE, CANDIDATE_MAY_START, GRANT, GRANT_EARLY, REQUEST } from '../protocol/records.js';
 import { ArrivalRecorder } from '../protocol/recording.js';
 import { CELL_NEXT, CELL_NOW, CELL_WORK, type Role, roleCells } from '../protocol/role.js';
-import { ARRIVAL, INTAKE, MOST_TAKEN } from '../protocol/scratch.js';
+import { ARRIVAL, INTAKE, MOST_BUFFERED, MOST_TAKEN } from '../protocol/scratch.js';
 import {
   CLIENT_FREE,
   CLIENT_STATE_MASK,
@@ -42,7 +42,7 @@ import {
 } from '../protocol/shared-memory.js';
 import { ackOfShard, MODEL_ACTIVE, MODEL_ENDING, MODEL_FROZEN, MODEL_MASK, MODEL_NONE, MODEL_OFFER, MODEL_SPEC, profileView } from '../protocol/specs.js';
 import { slopeOf } from '../protocol/slope.js';
-import { BATCH, BATCH_OPEN, CLIENT_MODEL, passedOn, SHARD_MODEL, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
+import { BATCH, BATCH_OPEN, CLIENT_MODEL, passedOn, SHARD_MODEL, SHARD_SLOT, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
 import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
 import { type InnerLoops, innerLoops } from './inner-loops.js';
@@ -92,8 +92,18 @@ const {
 } = CANDIDATE.at;
 const { flags: GRANT_FLAGS, gpu: GRANT_GPU, gpuFreeNs: GRANT_GPU_FREE_NS, grantedNs: GRANT_GRANTED_NS, model: GRANT_MODEL, number: GRANT_NUMBER } = GRANT.at;
 const { deadlineNs: ARRIVAL_DEADLINE_NS, next: ARRIVAL_NEXT, slot: ARRIVAL_SLOT } = ARRIVAL.at;
-const { count: INTAKE_COUNT, earliestNs: INTAKE_EARLIEST_NS, first: INTAKE_FIRST, inOrder: INTAKE_IN_ORDER } = INTAKE.at;
-const { generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
+const {
+  aloneNs: INTAKE_ALONE_NS,
+  buffered: INTAKE_BUFFERED,
+  count: INTAKE_COUNT,
+  earliestNs: INTAKE_EARLIEST_NS,
+  first: INTAKE_FIRST,
+  floorNs: INTAKE_FLOOR_NS,
+  inOrder: INTAKE_IN_ORDER,
+  left: INTAKE_LEFT,
+  untilNs: INTAKE_UNTIL_NS,
+} = INTAKE.at;
+const { budgetNs: REQUEST_BUDGET_NS, deadlineNs: REQUEST_DEADLINE_NS, generation: REQUEST_GENERATION, slot: REQUEST_SLOT } = REQUEST.at;
 const {
   answered: SHARD_MODEL_ANSWERED,
   dispersion: SHARD_MODEL_DISPERSION,
@@ -108,8 +118,14 @@ const {
   deadlineNs: SLOT_DEADLINE_NS,
   generation: SLOT_GENERATION,
   model: SLOT_MODEL,
-  outcomeGeneration: SLOT_OUTCOME_GENERATION,
 } = SLOT.at;
+const {
+  budgetNs: SHARD_SLOT_BUDGET_NS,
+  deadlineNs: SHARD_SLOT_DEADLINE_NS,
+  generation: SHARD_SLOT_GENERATION,
+  model: SHARD_SLOT_MODEL,
+  outcomeGeneration: SHARD_SLOT_OUTCOME_GENERATION,
+} = SHARD_SLOT.at;
 
 /** A request with this share of its time left is fresh. */
 const FRESH_SHARE = 0.875;
@@ -130,9 +146,10 @@ const WINDOW_NOW = 9;
 const WINDOW_GPU_FREE = 10;
 /** What `#expectStart` is given: the latest end of the batch. */
 const WINDOW_END = 11;
-/** For `#isQuiet`: the earliest deadline of those that have come. And when a request that ran alone and at once would have ended. */
-const WINDOW_DUE = 12;
-const WINDOW_SOONEST_END = 13;
+/** When a batch that is granted now starts. */
+const WINDOW_SOONEST = 12;
+/** For `#letIn`: when a model is to be looked at again if nothing comes. */
+const WINDOW_LOOK_AGAIN = 13;
 
 /**
  * A batch that starts within this time, and twice the error of timers, is told to the dispatcher at every arrival; one further off may
@@ -141,7 +158,7 @@ const WINDOW_SOONEST_END = 13;
  */
 const NEAR_NS = 200e3;
 
-/** So many arrivals, and half of what waits, may come before a batch that gathers is looked at again. */
+/** Where requests make the start much earlier, so many, and half of what waits, may come before a batch that gathers is looked at again. */
 const QUIET_ARRIVALS = 4;
 
 function nearNs(jitterNs: number): number {
@@ -161,8 +178,10 @@ const NOT_MINE = -1;
 const NO_MORE = -2;
 
 const ARRIVAL_WORDS = ARRIVAL.words;
+const BUFFER_WORDS = MOST_BUFFERED * ARRIVAL.words;
 const INTAKE_WORDS = INTAKE.words;
 const MODEL_WORDS = SHARD_MODEL.words;
+const SHARD_SLOT_WORDS = SHARD_SLOT.words;
 const CONTROL_AT = MARGIN_CONTROL;
 const TRANSFER_AT = MARGIN_TRANSFER;
 const JITTER_AT = MARGIN_JITTER;
@@ -182,6 +201,7 @@ export class ShardRole implements Role {
   readonly #marginsAt: number;
   readonly #slotWord: number;
   readonly #slotDouble: number;
+  readonly #shardSlotWord: number;
   readonly #cancelWord: number;
   /** By slot: the generation that was admitted last (tables.ts). Tells a request in the lane from one that is closed, and one that was sent twice. */
   readonly #admitted: Int32Array;
@@ -218,14 +238,16 @@ export class ShardRole implements Role {
   readonly #isArmed: Uint8Array;
   #armedCount = 0;
   readonly #window = new Float64Array(16);
-  /** By model; models of other shards have none. */
+  /** By model, without what lies in its buffer (`#queueOf`). */
   readonly #queues: DeadlineQueue[] = [];
   readonly #loops: InnerLoops;
   /** Word indices of what the loops work on. */
   readonly #intakeAt: number;
   readonly #arrivalsAt: number;
+  readonly #buffersAt: number;
   readonly #touchedAt: number;
   readonly #oddAt: number;
+  readonly #turnedAt: number;
   readonly #latencies: Float64Array[] = [];
   /** What is known of the specs: their version, and that of each model's. */
   #version = 0;
@@ -249,8 +271,6 @@ export class ShardRole implements Role {
   readonly #worthSize: Float64Array;
   readonly #touched: Int32Array;
   readonly #isTouched: Uint8Array;
-  /** As long as no more than so many wait, and the oldest of them stays that, an arrival changes nothing that has to be decided or told (`#quiet`). */
-  readonly #quietUpTo: Int32Array;
   #touchedCount = 0;
   /** The candidate published last, to leave out what would change nothing. */
   readonly #publishedStamp: Int32Array;
@@ -284,6 +304,7 @@ export class ShardRole implements Role {
     this.#marginsAt = memory.margins >> 3;
     this.#slotWord = memory.slots >> 2;
     this.#slotDouble = memory.slots >> 3;
+    this.#shardSlotWord = memory.shardSlots >> 2;
     this.#cancelWord = memory.cancels >> 2;
     this.#admitted = new Int32Array(memory.buffer, place.admitted, config.maxClients * 2 ** config.slotShift);
     this.#rowsAt = memory.shardModels >> 2;
@@ -307,7 +328,7 @@ export class ShardRole implements Role {
     this.#ledger = new Ledger(memory, shard, this.#loops);
     this.#recorder = memory.recording === null ? null : new ArrivalRecorder(memory, memory.recording, shard);
 
-    this.#meter = new RateMeter(models);
+    this.#meter = new RateMeter(models, new Int32Array(memory.buffer, place.scratch.arrived, models));
     this.#timerNs = new Float64Array(models).fill(Infinity);
     this.#timers = new TimeTree(models);
     this.#isArmed = new Uint8Array(models);
@@ -315,9 +336,11 @@ export class ShardRole implements Role {
     this.#tags = new Int32Array(memory.buffer, place.scratch.tags, models).fill(NOT_MINE);
     this.#intakeAt = place.scratch.intake >> 2;
     this.#arrivalsAt = place.scratch.arrivals >> 2;
+    this.#buffersAt = place.scratch.buffers >> 2;
     this.#touchedAt = place.scratch.touched >> 2;
     this.#oddAt = place.scratch.odd >> 2;
-    for (let model = 0; model < models; model++) this.#i32[this.#intakeAt + model * INTAKE_WORDS + INTAKE_COUNT] = 0;
+    this.#turnedAt = place.scratch.turned >> 2;
+    this.#i32.fill(0, this.#intakeAt, this.#intakeAt + models * INTAKE_WORDS);
     this.#states = new Uint8Array(models);
     this.#sloNs = new Float64Array(models);
     this.#maxBatch = new Int32Array(models);
@@ -333,7 +356,6 @@ export class ShardRole implements Role {
     this.#worthSize = new Float64Array(models);
     this.#touched = new Int32Array(models);
     this.#isTouched = new Uint8Array(models);
-    this.#quietUpTo = new Int32Array(models);
     this.#publishedStamp = new Int32Array(models).fill(UNKNOWN);
     this.#publishedSize = new Int32Array(models);
     this.#publishedExecNs = new Float64Array(models);
@@ -357,7 +379,7 @@ export class ShardRole implements Role {
 
   /** Requests of `model` that wait here. For tests and the simulator. */
   queued(model: number): number {
-    return this.#queues[model]!.count;
+    return this.#queueOf(model).count;
   }
 
   poll(): void {
@@ -432,18 +454,18 @@ export class ShardRole implements Role {
   #takeOverWaiting(slot: number): void {
     const word = this.#slotWord + slot * SLOT_WORDS;
     const model = this.#i32[word + SLOT_MODEL]! & MODEL_MASK;
-    this.#admitted[slot] = this.#i32[word + SLOT_GENERATION]!;
+    this.#takeOn(slot);
     this.#touch(model);
     if (this.#closing || this.#tags[model] === NO_MORE) this.#ledger.endUnrun(slot, model, OUTCOME.closed);
     else if (this.#isCancelled(slot)) this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
-    else this.#queues[model]!.push(slot, this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!);
+    else this.#queueOf(model).push(slot, this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!);
   }
 
   /** Whether its client has given up a request that has not ended. */
   #isCancelled(slot: number): boolean {
     const word = this.#slotWord + slot * SLOT_WORDS;
     const generation = this.#i32[word + SLOT_GENERATION]!;
-    return Atomics.load(this.#i32, this.#cancelWord + slot) === generation && this.#i32[word + SLOT_OUTCOME_GENERATION] !== generation;
+    return Atomics.load(this.#i32, this.#cancelWord + slot) === generation && !this.#hasEnded(slot, generation);
   }
 
   /** Whether anything was ever asked of a model: then the dispatcher may know a candidate of it. */
@@ -497,7 +519,7 @@ export class ShardRole implements Role {
     if (state === MODEL_ENDING) this.#endQueued(model);
     // The first candidate is published with the first request; a later change must be, even if it looks the same.
     if (wasMine || isNew) this.#publishedStamp[model] = UNKNOWN;
-    if (wasMine || this.#queues[model]!.count > 0) this.#touch(model);
+    if (wasMine || this.#queueOf(model).count > 0) this.#touch(model);
   }
 
   /** A rate that stands in the row before this shard has begun to poll is what the one before it had measured; otherwise it is that of the number's last model. */
@@ -521,7 +543,7 @@ export class ShardRole implements Role {
   #handOver(model: number): void {
     this.#timerNs[model] = Infinity;
     this.#armTimer(model);
-    const queue = this.#queues[model]!;
+    const queue = this.#queueOf(model);
     const slots = new Int32Array(queue.count);
     queue.takeOldest(slots.length, slots, 0);
     for (const slot of slots) this.#pass(slot, model);
@@ -549,7 +571,7 @@ export class ShardRole implements Role {
   }
 
   #endQueued(model: number): void {
-    const queue = this.#queues[model]!;
+    const queue = this.#queueOf(model);
     const slots = new Int32Array(queue.count);
     queue.takeOldest(slots.length, slots, 0);
     for (const slot of slots) this.#ledger.endUnrun(slot, model, OUTCOME.closed);
@@ -566,7 +588,7 @@ export class ShardRole implements Role {
       const slot = this.#marked[k]!;
       const word = this.#slotWord + slot * SLOT_WORDS;
       const generation = i32[word + SLOT_GENERATION]!;
-      if (i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
+      if (this.#hasEnded(slot, generation)) continue;
       if (this.#recorder !== null) this.#recorder.recordSlot(slot, generation);
       if (this.#closing) this.#closeUnlessAdmitted(slot);
       else this.#admitOne(slot, generation);
@@ -602,9 +624,9 @@ export class ShardRole implements Role {
       this.#shedding[client] = 0;
       return 0;
     }
-    const slot = lane.i32[lane.word(0) + REQUEST_SLOT]!;
-    const left = this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]! - this.cells[CELL_NOW]!;
-    if (left < shedShare * this.#f32[this.#slotWord + slot * SLOT_WORDS + SLOT_BUDGET_NS]!) this.#shedding[client] = 1;
+    const oldest = lane.word(0);
+    const left = lane.f64[(oldest >> 1) + REQUEST_DEADLINE_NS]! - this.cells[CELL_NOW]!;
+    if (left < shedShare * lane.f32[oldest + REQUEST_BUDGET_NS]!) this.#shedding[client] = 1;
     return this.#shedding[client] === 1 ? FRESH_SHARE : 0;
   }
 
@@ -615,79 +637,77 @@ export class ShardRole implements Role {
    */
   #admit(lane: RingReader, count: number, shedShare: number): void {
     const i32 = this.#i32;
+    const window = this.#window;
+    window[WINDOW_SOONEST] = this.cells[CELL_NOW]! + this.#f64[this.#marginsAt + CONTROL_AT]! + this.#f64[this.#marginsAt + TRANSFER_AT]!;
     for (let k = 0; k < count;) {
       const stretch = lane.inARow(k, count - k);
-      const found = this.#loops.takeIn(lane.word(k), stretch);
+      const found = this.#loops.takeIn(lane.word(k), stretch, this.cells[CELL_NOW]!, window[WINDOW_SOONEST]!, shedShare);
       const touched = found & 0xffff;
       const odd = found >>> 16;
-      for (let i = 0; i < touched; i++) this.#admitArrivals(i32[this.#touchedAt + i]!, shedShare);
+      for (let i = 0; i < touched; i++) this.#admitArrivals(i32[this.#touchedAt + i]!);
       for (let i = 0; i < odd; i++) this.#admitOdd(i32[this.#oddAt + i]!);
+      const turned = i32[this.#turnedAt]!;
+      if (turned > 0) this.#ledger.endManyUnrun(this.#turnedAt + 1, turned, OUTCOME.queueFull);
       k += stretch;
     }
   }
 
   /** Queues what has arrived for a model: all at once, unless one of them may have to be turned away. */
-  #admitArrivals(model: number, shedShare: number): void {
+  #admitArrivals(model: number): void {
     const i32 = this.#i32;
     const f64 = this.#f64;
     const row = this.#intakeAt + model * INTAKE_WORDS;
     const count = i32[row + INTAKE_COUNT]!;
     i32[row + INTAKE_COUNT] = 0;
     this.#countArrivals(model, count);
-    const queue = this.#queues[model]!;
+    const queue = this.#queueOf(model);
     const first = i32[row + INTAKE_FIRST]!;
-    const window = this.#window;
-    window[WINDOW_DUE] = f64[(row >> 1) + INTAKE_EARLIEST_NS]!;
-    this.#setSoonestEnd(model);
-    if (shedShare > 0 || window[WINDOW_DUE]! < window[WINDOW_SOONEST_END]! || queue.prefixCount + queue.suffixCount + count > this.#maxQueue[model]!) {
-      this.#admitEach(model, first, count, shedShare);
+    const soonestEndNs = this.#window[WINDOW_SOONEST]! + this.#aloneNs[model]!;
+    if (f64[(row >> 1) + INTAKE_EARLIEST_NS]! < soonestEndNs || queue.prefixCount + queue.suffixCount + count > this.#maxQueue[model]!) {
+      this.#admitEach(model, first, count);
       return;
     }
-    const isQuiet = this.#isQuiet(model, count);
     queue.pushLinked(i32, f64, this.#arrivalsAt, first, count, i32[row + INTAKE_IN_ORDER] === 1);
-    if (!isQuiet) this.#touch(model);
+    this.#touch(model);
   }
 
-  /** Whether `count` more, none due before WINDOW_DUE, change nothing. Then they are counted here: nobody looks at the model again for them. */
-  #isQuiet(model: number, count: number): boolean {
+  /** The model's queue with all that wait: first those that have changed nothing so far. */
+  #queueOf(model: number): DeadlineQueue {
     const queue = this.#queues[model]!;
-    if (queue.suffixCount + count > this.#quietUpTo[model]! || this.#window[WINDOW_DUE]! < queue.oldest[SUFFIX]!) return false;
-    this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_QUEUED] = queue.suffixCount + count;
-    return true;
+    const row = this.#intakeAt + model * INTAKE_WORDS;
+    const buffered = this.#i32[row + INTAKE_BUFFERED]!;
+    if (buffered > 0) {
+      this.#i32[row + INTAKE_BUFFERED] = 0;
+      this.#meter.arrivals[model]! += buffered;
+      queue.pushRow(this.#i32, this.#f64, this.#buffersAt + model * BUFFER_WORDS, buffered);
+    }
+    return queue;
   }
 
-  #setSoonestEnd(model: number): void {
-    this.#window[WINDOW_SOONEST_END] = this.cells[CELL_NOW]! + this.#f64[this.#marginsAt + CONTROL_AT]! + this.#f64[this.#marginsAt + TRANSFER_AT]! + this.#aloneNs[model]!;
-  }
-
-  #admitEach(model: number, first: number, count: number, shedShare: number): void {
+  #admitEach(model: number, first: number, count: number): void {
     const i32 = this.#i32;
-    const queue = this.#queues[model]!;
+    const queue = this.#queueOf(model);
     const now = this.cells[CELL_NOW]!;
-    this.#setSoonestEnd(model);
-    const window = this.#window;
-    const soonestEndNs = window[WINDOW_SOONEST_END]!;
+    const soonestEndNs = this.#window[WINDOW_SOONEST]! + this.#aloneNs[model]!;
     let at = this.#arrivalsAt + first * ARRIVAL_WORDS;
     for (let left = count; left > 0; left--) {
       const slot = i32[at + ARRIVAL_SLOT]!;
       const deadlineNs = this.#f64[(at >> 1) + ARRIVAL_DEADLINE_NS]!;
-      const budgetNs = this.#f32[this.#slotWord + slot * SLOT_WORDS + SLOT_BUDGET_NS]!;
+      const budgetNs = this.#f32[this.#shardSlotWord + slot * SHARD_SLOT_WORDS + SHARD_SLOT_BUDGET_NS]!;
       if (deadlineNs < soonestEndNs && this.#dropPolicy[model] !== DROP_NEVER) {
         // Not even alone and at once: what the policy would find out with more work, which is worst when there is least time.
         this.#endHopeless(slot, model, budgetNs < soonestEndNs - now);
-      } else if (queue.count >= this.#maxQueue[model]! || (shedShare > 0 && deadlineNs - now < shedShare * budgetNs)) {
+      } else if (queue.count >= this.#maxQueue[model]!) {
         this.#ledger.endUnrun(slot, model, OUTCOME.queueFull);
       } else {
-        window[WINDOW_DUE] = deadlineNs;
-        const isQuiet = this.#isQuiet(model, 1);
         queue.push(slot, deadlineNs);
-        if (!isQuiet) this.#touch(model);
+        this.#touch(model);
       }
       at = this.#arrivalsAt + i32[at + ARRIVAL_NEXT]! * ARRIVAL_WORDS;
     }
   }
 
-  /** A record that is repeated, whose request came by another way, is cancelled, or is for a model that is not this shard's. */
+  /** A record that is repeated, whose request may have come by another way, is cancelled, or is for a model that is not this shard's. */
   #admitOdd(record: number): void {
     const i32 = this.#i32;
     const slot = i32[record + REQUEST_SLOT]!;
@@ -697,14 +717,9 @@ export class ShardRole implements Role {
     const model = tag & MODEL_MASK;
     if (i32[record + REQUEST_GENERATION] !== generation) {
       this.#skipRepeated(slot, i32[record + REQUEST_GENERATION]!, generation);
-    } else if (this.#admitted[slot] === generation) {
-      return;
-    } else if (this.#tags[model] !== tag) {
-      this.#pass(slot, model);
-    } else {
-      this.#countArrivals(model, 1);
-      this.#admitted[slot] = generation;
-      this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
+    } else if (this.#admitted[slot] !== generation) {
+      if (this.#tags[model] === tag) this.#countArrivals(model, 1);
+      this.#admitOne(slot, generation);
     }
   }
 
@@ -731,11 +746,27 @@ export class ShardRole implements Role {
       this.#pass(slot, model);
       return;
     }
-    this.#admitted[slot] = generation;
+    this.#takeOn(slot);
     const deadline = this.#f64[this.#slotDouble + slot * SLOT_DOUBLES + SLOT_DEADLINE_NS]!;
     if (Atomics.load(this.#i32, this.#cancelWord + slot) === generation) this.#ledger.endUnrun(slot, model, OUTCOME.cancelled);
-    else this.#queues[model]!.push(slot, deadline);
+    else this.#queueOf(model).push(slot, deadline);
     this.#touch(model);
+  }
+
+  /** From now on the request in a slot is this shard's, if it did not come by its lane. The row first: whoever takes over goes by the admitted word. */
+  #takeOn(slot: number): void {
+    const i32 = this.#i32;
+    const from = this.#slotWord + slot * SLOT_WORDS;
+    const to = this.#shardSlotWord + slot * SHARD_SLOT_WORDS;
+    this.#f64[(to >> 1) + SHARD_SLOT_DEADLINE_NS] = this.#f64[(from >> 1) + SLOT_DEADLINE_NS]!;
+    this.#f32[to + SHARD_SLOT_BUDGET_NS] = this.#f32[from + SLOT_BUDGET_NS]!;
+    i32[to + SHARD_SLOT_GENERATION] = i32[from + SLOT_GENERATION]!;
+    i32[to + SHARD_SLOT_MODEL] = i32[from + SLOT_MODEL]!;
+    this.#admitted[slot] = i32[from + SLOT_GENERATION]!;
+  }
+
+  #hasEnded(slot: number, generation: number): boolean {
+    return this.#i32[this.#shardSlotWord + slot * SHARD_SLOT_WORDS + SHARD_SLOT_OUTCOME_GENERATION] === generation;
   }
 
   /** Ends a request that cannot be met: its time was too short from the start, or it came too late. */
@@ -751,15 +782,15 @@ export class ShardRole implements Role {
   #closeUnlessAdmitted(slot: number): void {
     const word = this.#slotWord + slot * SLOT_WORDS;
     const generation = this.#i32[word + SLOT_GENERATION]!;
-    if (this.#admitted[slot] === generation || this.#i32[word + SLOT_OUTCOME_GENERATION] === generation) return;
-    this.#admitted[slot] = generation;
+    if (this.#admitted[slot] === generation || this.#hasEnded(slot, generation)) return;
+    this.#takeOn(slot);
     this.#ledger.endUnrun(slot, this.#i32[word + SLOT_MODEL]! & MODEL_MASK, OUTCOME.closed);
   }
 
   #startClosing(): void {
     this.#closing = true;
     for (let model = 0; model < this.#queues.length; model++) {
-      if (this.#queues[model]!.count === 0) continue;
+      if (this.#queueOf(model).count === 0) continue;
       this.#endQueued(model);
       this.#touch(model);
     }
@@ -776,14 +807,14 @@ export class ShardRole implements Role {
       const generation = this.#i32[word + SLOT_GENERATION]!;
       // Stale: the slot has been used again since, or the request has ended. Or its record is still in the lane: `#admit` will look.
       if (Atomics.load(this.#i32, this.#cancelWord + slot) !== generation) continue;
-      if (this.#i32[word + SLOT_OUTCOME_GENERATION] === generation) continue;
+      if (this.#hasEnded(slot, generation)) continue;
       const model = this.#i32[word + SLOT_MODEL]! & MODEL_MASK;
       if (this.#tags[model] === NOT_MINE) {
         this.#passCancel(slot, model);
         continue;
       }
       if (this.#admitted[slot] !== generation) continue;
-      if (!this.#queues[model]!.remove(slot)) {
+      if (!this.#queueOf(model).remove(slot)) {
         this.#ledger.cancelRunning(slot);
         continue;
       }
@@ -962,7 +993,7 @@ export class ShardRole implements Role {
     const row = this.#freeRows[--this.#freeRowCount]!;
     const size = this.#policy.size;
     const header = this.#headersAt + row * BATCH.words;
-    this.#queues[model]!.takeOldest(size, this.#i32, this.#batchSlotsAt + row * this.#place.batchStride);
+    this.#queueOf(model).takeOldest(size, this.#i32, this.#batchSlotsAt + row * this.#place.batchStride);
     this.#i32[header + BATCH_MODEL] = model;
     this.#i32[header + BATCH_NUMBER] = number;
     this.#i32[header + BATCH_SIZE] = size;
@@ -987,7 +1018,7 @@ export class ShardRole implements Role {
     for (let k = 0; k < count; k++) {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
-      this.#quietUpTo[model] = 0;
+      this.#i32[this.#intakeAt + model * INTAKE_WORDS + INTAKE_LEFT] = 0;
       if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
       if (this.#canWait(model)) continue;
       window[WINDOW_GPU_FREE] = -Infinity;
@@ -1007,7 +1038,7 @@ export class ShardRole implements Role {
   #canWait(model: number): boolean {
     const window = this.#window;
     const now = window[WINDOW_NOW]!;
-    const queue = this.#queues[model]!;
+    const queue = this.#queueOf(model);
     const size = queue.suffixCount;
     if (this.#states[model] !== MODEL_ACTIVE) return false;
     const condition = this.#condition[model];
@@ -1023,48 +1054,64 @@ export class ShardRole implements Role {
     const lookAgain = exec - lead - nearNs(jitter);
     const publishedDue = this.#publishedExecNs[model]! - control - transfer * this.#publishedSize[model]!;
     if (!(lookAgain > now) || exec - lead > publishedDue) return false;
+    window[WINDOW_END] = queue.oldest[SUFFIX]! - jitter - transfer;
     if (condition === WANT_ADAPTIVE) {
-      window[WINDOW_END] = queue.oldest[SUFFIX]! - jitter - transfer;
       this.#expectStart(model, size);
       if (this.#moved(model, size)) return false;
     }
     f64[(row >> 1) + SHARD_MODEL_QUEUED] = size;
-    // Each arrival moves the start a little earlier: a timer half-way there is set a few times per batch, not each time.
-    if (this.#timerNs[model]! > lookAgain) {
-      this.#timerNs[model] = Math.floor(now + (lookAgain - now) / 2) + 1;
-      this.#armTimer(model);
-    }
-    this.#quietUpTo[model] = this.#quiet(model, size);
+    window[WINDOW_LOOK_AGAIN] = lookAgain;
+    this.#letIn(model, size);
     if (this.#observer !== null) this.#observer.published(now, model, size, exec, this.#timerNs[model]!);
     return true;
   }
 
   /**
-   * Up to which size `#canWait` is sure to say the same until the model's timer fires, or 0. Its conditions change in one direction with
-   * size and with time, so that the extremes of both decide.
+   * Up to which size, and until when, `#canWait` is sure to say the same, with a timer for then. So many more requests go only to the model's buffer, as
+   * long as none is due before the oldest. The conditions of `#canWait` change in one direction with size and with time, so that the extremes of both decide.
    */
-  #quiet(model: number, size: number): number {
+  #letIn(model: number, size: number): void {
     const f64 = this.#f64;
     const window = this.#window;
-    const until = this.#timerNs[model]!;
-    const worth = this.#worthSize[model]!;
-    let most = Math.min(this.#maxBatch[model]! - 1, size + (size >> 1) + QUIET_ARRIVALS);
-    const adaptive = this.#condition[model] === WANT_ADAPTIVE;
-    if (adaptive && size < worth && most >= worth) most = Math.ceil(worth) - 1;
-    const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
-    const jitter = f64[this.#marginsAt + JITTER_AT]!;
-    const latestNs = this.#queues[model]!.oldest[SUFFIX]! - jitter - transfer;
-    const lookAgain = latestNs - this.#latencies[model]![most + 1]! - f64[this.#marginsAt + CONTROL_AT]! - transfer * most - nearNs(jitter);
-    if (lookAgain < until) return 0;
-    if (!adaptive) return most;
-    const slopeNs = this.#slopeNs[model]!;
-    const gain = this.#gain[model]!;
-    const movesNs = EXPECTED_MOVES * this.#sloNs[model]!;
-    const published = this.#publishedExpectedNs[model]!;
-    const leftNs = latestNs - this.#latencies[model]![1]! + slopeNs;
-    const soonest = window[WINDOW_NOW]! + (leftNs - window[WINDOW_NOW]! - slopeNs * most) * gain;
-    const furthest = until + (leftNs - until - slopeNs * size) * gain;
-    return published - soonest <= movesNs && furthest - published <= movesNs ? most : 0;
+    const now = window[WINDOW_NOW]!;
+    const halfway = Math.floor(now + (window[WINDOW_LOOK_AGAIN]! - now) / 2) + 1;
+    let most = Math.min(this.#maxBatch[model]! - 1, this.#maxQueue[model]!, size + MOST_BUFFERED);
+    let until = Math.floor(this.#lookAgainNs(model, most));
+    // More requests make the start earlier: if so many would take it further than half-way here, only a few are let in.
+    if (until < halfway) {
+      until = halfway;
+      most = Math.min(most, size + (size >> 1) + QUIET_ARRIVALS);
+      if (this.#lookAgainNs(model, most) < until) most = size;
+    }
+    if (this.#timerNs[model]! > until) {
+      this.#timerNs[model] = until;
+      this.#armTimer(model);
+    }
+    const tickNs = this.#meter.nextTickNs[model]!;
+    until = Math.min(this.#timerNs[model]!, tickNs < Infinity ? tickNs : 0); // who comes before the first sample begins it
+    if (this.#condition[model] === WANT_ADAPTIVE) {
+      const worth = this.#worthSize[model]!;
+      if (size < worth && most >= worth) most = Math.ceil(worth) - 1;
+      // What `#moved` says: more requests make the expected start earlier, and time without any makes it later.
+      const gain = this.#gain[model]!;
+      const slope = this.#slopeNs[model]! * gain;
+      const alone = (window[WINDOW_END]! - this.#latencies[model]![1]! + this.#slopeNs[model]!) * gain;
+      const published = this.#publishedExpectedNs[model]!;
+      const movesNs = EXPECTED_MOVES * this.#sloNs[model]!;
+      if (slope > 0) most = Math.min(most, (now * (1 - gain) + alone - published + movesNs) / slope);
+      if (gain < 1) until = Math.min(until, (published + movesNs - alone + slope * size) / (1 - gain));
+    }
+    const row = this.#intakeAt + model * INTAKE_WORDS;
+    this.#i32[row + INTAKE_LEFT] = most > size ? most - size : 0;
+    f64[(row >> 1) + INTAKE_FLOOR_NS] = this.#queues[model]!.oldest[SUFFIX]!;
+    f64[(row >> 1) + INTAKE_UNTIL_NS] = until;
+    f64[(row >> 1) + INTAKE_ALONE_NS] = this.#aloneNs[model]!;
+  }
+
+  /** When `#canWait` will say no to a batch of this size, whose WINDOW_END is known. */
+  #lookAgainNs(model: number, size: number): number {
+    const f64 = this.#f64;
+    return this.#window[WINDOW_END]! - this.#latencies[model]![size + 1]! - f64[this.#marginsAt + CONTROL_AT]! - f64[this.#marginsAt + TRANSFER_AT]! * size - nearNs(f64[this.#marginsAt + JITTER_AT]!);
   }
 
   /** WINDOW_EXPECTED: when a batch that must end by WINDOW_END will be at its latest start, if requests go on to come at the mean rate. */
@@ -1097,7 +1144,7 @@ export class ShardRole implements Role {
     policy.cells[NOW_PLUS_CONTROL] = now + control;
     policy.cells[TRANSFER] = transfer;
     policy.cells[GPU_FREE] = window[WINDOW_GPU_FREE]!;
-    const queue = this.#queues[model]!;
+    const queue = this.#queueOf(model);
     const latencies = this.#latencies[model]!;
     const maxBatch = this.#maxBatch[model]!;
     const dropPolicy = this.#dropPolicy[model]!;
@@ -1181,7 +1228,7 @@ export class ShardRole implements Role {
     const window = this.#window;
     const row = this.#rowsAt + model * MODEL_WORDS;
     const stamp = this.#i32[row + SHARD_MODEL_ANSWERED]!;
-    this.#f64[(row >> 1) + SHARD_MODEL_QUEUED] = this.#queues[model]!.count;
+    this.#f64[(row >> 1) + SHARD_MODEL_QUEUED] = this.#queueOf(model).count;
     const exec = size === 0 ? Infinity : window[WINDOW_READY]!;
     const invalidAfter = size === 0 ? -Infinity : window[WINDOW_INVALID_AFTER]!;
     const rank = size === 0 ? Infinity : window[WINDOW_RANK]!;
@@ -1229,6 +1276,7 @@ export class ShardRole implements Role {
   }
 
   #tick(model: number, now: number): void {
+    this.#queueOf(model); // what lies in its buffer came before
     this.#meter.catchUp(model, now);
     this.#retarget(model);
   }
@@ -1236,7 +1284,7 @@ export class ShardRole implements Role {
   /** The target size, from the rate as far as it is known. */
   #retarget(model: number): void {
     const meter = this.#meter;
-    this.#quietUpTo[model] = 0;
+    this.#i32[this.#intakeAt + model * INTAKE_WORDS + INTAKE_LEFT] = 0;
     if (!meter.known(model)) {
       this.#target[model] = firstTargetBatch(this.#latencies[model]!, this.#maxBatch[model]!, this.#sloNs[model]!);
       this.#expect(model, 0);

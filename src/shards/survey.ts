@@ -16,7 +16,7 @@ import { unreadRecords } from '../ringbuf/spsc-ring.js';
 import { COMPLETION } from '../protocol/records.js';
 import { CLIENT_DYING, CLIENT_FREE, CLIENT_STATE_MASK, type SharedMemory } from '../protocol/shared-memory.js';
 import { MODEL_MASK, MODEL_SPEC } from '../protocol/specs.js';
-import { BATCH, BATCH_OPEN, CLIENT_MODEL, passedOn, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
+import { BATCH, BATCH_OPEN, CLIENT_MODEL, passedOn, SHARD_SLOT, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 
 export interface Survey {
   /** To be queued, by deadline. */
@@ -48,6 +48,7 @@ export function survey(memory: SharedMemory, shard: number, isMine: (model: numb
   const i32 = new Int32Array(memory.buffer);
   const f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
   const slotsAt = memory.slots >> 2;
+  const shardSlotsAt = memory.shardSlots >> 2;
   const admittedAt = memory.shards.map((place) => place.admitted >> 2);
   const running = new Set(openRows(memory, shard).flatMap(({ row }) => [...slotsOfRow(memory, shard, row)]));
   const waiting: number[] = [];
@@ -64,7 +65,7 @@ export function survey(memory: SharedMemory, shard: number, isMine: (model: numb
       const generation = i32[word + SLOT.at.generation]!;
       if (generation === 0) continue; // never used
       const admitted = i32[admittedAt[shard]! + slot]!;
-      if (i32[word + SLOT.at.outcomeGeneration] === generation) {
+      if (i32[shardSlotsAt + slot * SHARD_SLOT.words + SHARD_SLOT.at.outcomeGeneration] === generation) {
         if (admitted === generation && said.get(slot) !== generation) ended.push(slot);
         continue;
       }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { ARRIVAL } from '#rubato/protocol/scratch.js';
 import { DeadlineQueue, PREFIX, SUFFIX } from '#rubato/shards/deadline-queue.js';
 import { SlotHeap } from '#rubato/shards/slot-heap.js';
 import { ReferenceQueue } from '../sim/reference-policy.js';
@@ -8,9 +9,9 @@ import { ReferenceQueue } from '../sim/reference-policy.js';
 const SLOTS = 512;
 
 type Command =
-  | { readonly do: 'push'; readonly deadline: number; readonly count: number }
+  | { readonly do: 'push' | 'push row' | 'push linked'; readonly deadline: number; readonly count: number; readonly ordered: boolean }
   | { readonly do: 'pass' | 'pass all' | 'shift prefix' | 'shift suffix' }
-  | { readonly do: 'take' | 'remove'; readonly pick: number };
+  | { readonly do: 'take' | 'remove' | 'pass many'; readonly pick: number };
 
 /** The real queue and the sorted arrays, side by side. */
 class Pair {
@@ -28,6 +29,16 @@ class Pair {
       case 'push':
         for (let k = 0; k < command.count && this.#busy.size < SLOTS; k++) this.#push(command.deadline);
         break;
+      case 'push row':
+      case 'push linked':
+        this.#pushMany(command);
+        break;
+      case 'pass many': {
+        const count = command.pick % (queue.suffixCount + 1);
+        queue.passMany(count);
+        for (let k = 0; k < count; k++) naive.pass();
+        break;
+      }
       case 'pass':
         if (queue.suffixCount === 0) break;
         queue.pass();
@@ -67,14 +78,41 @@ class Pair {
   }
 
   #push(offset: number): void {
+    const { slot, deadline } = this.#next(offset);
+    this.queue.push(slot, deadline);
+  }
+
+  /** The next request, which is in the sorted arrays by now. */
+  #next(offset: number): { slot: number; deadline: number } {
     while (this.#busy.has(this.#nextSlot)) this.#nextSlot = (this.#nextSlot + 1) % SLOTS;
     const slot = this.#nextSlot;
     this.#nextSlot = (this.#nextSlot + 1) % SLOTS;
     this.#busy.add(slot);
     if (offset > 0) this.#base += offset;
     const deadline = this.#base + Math.min(offset, 0);
-    this.queue.push(slot, deadline);
     this.naive.push({ slot, deadline, order: this.#order++ });
+    return { slot, deadline };
+  }
+
+  /** As arrivals that lie one after another from the third on, or that are linked backwards. */
+  #pushMany({ do: how, deadline: offset, count, ordered }: Extract<Command, { readonly count: number }>): void {
+    const fits = Math.min(count, SLOTS - this.#busy.size);
+    if (fits === 0) return;
+    const i32 = new Int32Array((fits + 3) * ARRIVAL.words);
+    const f64 = new Float64Array(i32.buffer);
+    let inOrder = true;
+    let last = -Infinity;
+    for (let k = 0; k < fits; k++) {
+      const { slot, deadline } = this.#next(k === 0 ? offset : ordered || k % 3 > 0 ? k & 1 : offset);
+      const at = (how === 'push row' ? 2 + k : fits + 1 - k) * ARRIVAL.words;
+      f64[(at >> 1) + ARRIVAL.at.deadlineNs] = deadline;
+      i32[at + ARRIVAL.at.slot] = slot;
+      i32[at + ARRIVAL.at.next] = fits - 1 - k;
+      if (deadline < last) inOrder = false;
+      last = deadline;
+    }
+    if (how === 'push row') this.queue.pushRow(i32, f64, 2 * ARRIVAL.words, fits);
+    else this.queue.pushLinked(i32, f64, ARRIVAL.words, fits, fits, inOrder);
   }
 
   #gone(slot: number, expected: number): void {
@@ -99,10 +137,10 @@ class Pair {
 function commandArb(weights: { push?: number; pass?: number; shift?: number; take?: number; remove?: number }): fc.Arbitrary<Command> {
   const offset = fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 5 }), fc.integer({ min: -12, max: -1 }));
   return fc.oneof(
-    { weight: weights.push ?? 6, arbitrary: fc.record({ do: fc.constant('push' as const), deadline: offset, count: fc.oneof({ weight: 5, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.integer({ min: 2, max: 60 }) }) }) },
+    { weight: weights.push ?? 6, arbitrary: fc.record({ do: fc.constantFrom('push' as const, 'push' as const, 'push row' as const, 'push linked' as const), deadline: offset, count: fc.oneof({ weight: 5, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.integer({ min: 2, max: 60 }) }), ordered: fc.boolean() }) },
     { weight: weights.pass ?? 4, arbitrary: fc.record({ do: fc.constantFrom('pass' as const, 'pass' as const, 'pass' as const, 'pass all' as const) }) },
     { weight: weights.shift ?? 2, arbitrary: fc.record({ do: fc.constantFrom('shift prefix' as const, 'shift suffix' as const) }) },
-    { weight: weights.take ?? 1, arbitrary: fc.record({ do: fc.constant('take' as const), pick: fc.nat(1_000) }) },
+    { weight: weights.take ?? 1, arbitrary: fc.record({ do: fc.constantFrom('take' as const, 'pass many' as const), pick: fc.nat(1_000) }) },
     { weight: weights.remove ?? 4, arbitrary: fc.record({ do: fc.constant('remove' as const), pick: fc.nat(SLOTS - 1) }) },
   );
 }

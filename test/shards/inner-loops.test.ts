@@ -8,7 +8,7 @@ import { BUCKETS } from '#rubato/ringbuf/log-linear.js';
 import { COMPLETION, REQUEST } from '#rubato/protocol/records.js';
 import { INTAKE } from '#rubato/protocol/scratch.js';
 import { allocateSharedMemory, type SharedMemory } from '#rubato/protocol/shared-memory.js';
-import { SLOT, SLOT_WORDS } from '#rubato/protocol/tables.js';
+import { SHARD_SLOT } from '#rubato/protocol/tables.js';
 import { CompiledLoops, type InnerLoops, ScriptLoops } from '#rubato/shards/inner-loops.js';
 import { virtualConfig } from '#rubato/sim/virtual-host.js';
 
@@ -42,23 +42,46 @@ function fill(memory: SharedMemory, seed: number): void {
   const f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
   const { admitted, scratch } = memory.shards[0]!;
   const { records, slotNumbers } = words(memory);
-  for (let model = 0; model < MODELS; model++) i32[(scratch.tags >> 2) + model] = model === 4 ? -1 : model + 4096 * model;
+  for (let model = 0; model < MODELS; model++) {
+    i32[(scratch.tags >> 2) + model] = model === 4 ? -1 : model + 4096 * model;
+    const row = (scratch.intake >> 2) + model * INTAKE.words;
+    i32[row + INTAKE.at.left] = [0, 3, 60, 0, 5][(model + seed) % 5]!;
+    f64[(row >> 1) + INTAKE.at.floorNs] = 1e9 + 3e5 * random.uniform();
+    f64[(row >> 1) + INTAKE.at.untilNs] = random.uniform() < 0.9 ? 1e9 + 1 : 1e9;
+    f64[(row >> 1) + INTAKE.at.aloneNs] = below(3) * 1e5;
+  }
   const inOrder = random.uniform() < 0.5;
   for (let slot = 0; slot < SLOTS; slot++) {
-    const word = (memory.slots >> 2) + slot * SLOT_WORDS;
+    const deadlineNs = inOrder ? 1e9 + slot : 1e9 + below(50) * 1e5;
+    const budgetNs = [2e7, 1e3, 1e11, 2e11, -1e6, NaN, 200 * random.uniform(), 1e6 + 2e7 * random.uniform()][below(8)]!;
     const model = below(MODELS);
-    f64[(word >> 1) + SLOT.at.deadlineNs] = inOrder ? 1e9 + slot : 1e9 + below(50) * 1e5;
-    f32[word + SLOT.at.budgetNs] = [2e7, 1e3, 1e11, 2e11, -1e6, NaN, 200 * random.uniform(), 1e6 + 2e7 * random.uniform()][below(8)]!;
-    i32[word + SLOT.at.generation] = below(3) - 1;
-    i32[word + SLOT.at.model] = model + 4096 * (random.uniform() < 0.9 ? model : 1);
-    i32[(admitted >> 2) + slot] = random.uniform() < 0.2 ? below(3) - 1 : 7;
-    i32[(memory.cancels >> 2) + slot] = random.uniform() < 0.2 ? below(3) - 1 : 9;
+    const tag = model + 4096 * (random.uniform() < 0.9 ? model : 1);
+    const word = (memory.shardSlots >> 2) + slot * SHARD_SLOT.words;
+    f64[(word >> 1) + SHARD_SLOT.at.deadlineNs] = deadlineNs;
+    f32[word + SHARD_SLOT.at.budgetNs] = budgetNs;
+    i32[word + SHARD_SLOT.at.generation] = below(3) - 1;
+    i32[word + SHARD_SLOT.at.model] = tag;
+    const generation = [0, 1, 2, -1, 2 ** 31 - 1, -(2 ** 31)][below(6)]!;
+    i32[(admitted >> 2) + slot] = random.uniform() < 0.2 ? generation : generation - 1 - below(3);
+    i32[(memory.cancels >> 2) + slot] = random.uniform() < 0.2 ? generation : generation - 1;
     i32[slotNumbers + slot] = below(SLOTS);
-    const record = records + slot * REQUEST.words;
-    i32[record + REQUEST.at.slot] = below(SLOTS);
-    const generation = i32[(memory.slots >> 2) + i32[record + REQUEST.at.slot]! * SLOT_WORDS + SLOT.at.generation]!;
-    i32[record + REQUEST.at.generation] = random.uniform() < 0.9 ? generation : generation - 1;
+    const record = records + ((slot * 7) % SLOTS) * REQUEST.words;
+    f64[(record >> 1) + REQUEST.at.deadlineNs] = deadlineNs;
+    f32[record + REQUEST.at.budgetNs] = budgetNs;
+    i32[record + REQUEST.at.slot] = slot;
+    i32[record + REQUEST.at.generation] = random.uniform() < 0.9 ? generation : generation - below(10);
+    i32[record + REQUEST.at.model] = tag;
   }
+}
+
+/** How many are in the buffers of all models. */
+function bufferedIn(memory: SharedMemory): number {
+  const i32 = new Int32Array(memory.buffer, memory.shards[0]!.scratch.intake, MODELS * INTAKE.words);
+  return Array.from({ length: MODELS }, (_, model) => i32[model * INTAKE.words + INTAKE.at.buffered]!).reduce((sum, each) => sum + each);
+}
+
+function turnedIn(memory: SharedMemory): number {
+  return new Int32Array(memory.buffer, memory.shards[0]!.scratch.turned, 1)[0]!;
 }
 
 /** What both did to a memory of their own, which began alike. Returns what `takeIn` answered. */
@@ -79,19 +102,29 @@ describe('the inner loops, in TypeScript and as WebAssembly', () => {
   it('take in what has come to the same lists, rows and marks, byte for byte', () => {
     let touched = 0;
     let odd = 0;
+    let buffered = 0;
+    let turned = 0;
     for (let seed = 1; seed <= 60; seed++) {
-      const found = both(seed, (loops, memory) => loops.takeIn(words(memory).records, 1 + (seed * 7) % SLOTS));
+      const freshShare = seed % 3 === 0 ? 0.5 : 0;
+      const found = both(seed, (loops, memory) => {
+        const answer = loops.takeIn(words(memory).records, 1 + (seed * 7) % SLOTS, 1e9, 1e9, freshShare);
+        const now = turnedIn(memory);
+        assert.ok(freshShare > 0 || now === 0);
+        turned += now;
+        buffered += bufferedIn(memory);
+        return answer;
+      });
       touched += found & 0xffff;
       odd += found >>> 16;
     }
-    assert.ok(touched > 100 && odd > 100, `${touched} models touched, ${odd} records listed`);
+    assert.ok(touched > 100 && odd > 100 && buffered > 100 && turned > 100, `${touched} models touched, ${odd} records listed, ${buffered} buffered, ${turned} turned away`);
   });
 
   it('link all that they do not list, in the order of arrival', () => {
     const memory = memoryOf(false);
-    fill(memory, 3);
+    fill(memory, 7);
     const count = 200;
-    const found = new ScriptLoops(memory, 0).takeIn(words(memory).records, count);
+    const found = new ScriptLoops(memory, 0).takeIn(words(memory).records, count, 1e9, 1e9, 0.5);
     const i32 = new Int32Array(memory.buffer);
     let linked = 0;
     for (let k = 0; k < (found & 0xffff); k++) {
@@ -99,7 +132,8 @@ describe('the inner loops, in TypeScript and as WebAssembly', () => {
       linked += i32[row + INTAKE.at.count]!;
       assert.ok(i32[row + INTAKE.at.first]! <= i32[row + INTAKE.at.last]!);
     }
-    assert.equal(linked + (found >>> 16), count);
+    assert.ok(bufferedIn(memory) > 0 && turnedIn(memory) > 0);
+    assert.equal(linked + bufferedIn(memory) + turnedIn(memory) + (found >>> 16), count);
   });
 
   it('end requests with the same words, completions and counts, byte for byte, also where times are impossible', () => {
@@ -108,6 +142,16 @@ describe('the inner loops, in TypeScript and as WebAssembly', () => {
         const { slotNumbers, completions, waits } = words(memory);
         const endNs = seed % 3 === 0 ? 1e9 - 2e7 : 1e9 + seed * 1e4;
         loops.end(slotNumbers, 1 + (seed * 11) % SLOTS, 2, 0x1230 + seed, completions, waits + BUCKETS * 2, endNs, seed % 2 === 0 ? 1e6 : 1e6 / 3);
+        return new Int32Array(memory.buffer)[completions + COMPLETION.at.slot]!;
+      });
+    }
+  });
+
+  it('turn requests away with the same words, completions, counts and intent, byte for byte', () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      both(seed, (loops, memory) => {
+        const { slotNumbers, completions } = words(memory);
+        loops.turnAway(slotNumbers, 1 + (seed * 11) % SLOTS, 0x1230 + seed, 4 + (seed % 3), completions, 1e9 + seed * 1e4);
         return new Int32Array(memory.buffer)[completions + COMPLETION.at.slot]!;
       });
     }

@@ -12,7 +12,7 @@ import type { Observer } from '#rubato/protocol/observer.js';
 import { OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
 import { CELL_NOW, type Role } from '#rubato/protocol/role.js';
 import { GPU_ACTIVE, GPU_NONE, MODEL_FROZEN, MODEL_MASK, SpecTable } from '#rubato/protocol/specs.js';
-import { SLOT } from '#rubato/protocol/tables.js';
+import { SHARD_SLOT, SLOT } from '#rubato/protocol/tables.js';
 import { RingReader } from '#rubato/ringbuf/spsc-ring.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import { ChangeSteps, type Spec, type Step } from './change-steps.js';
@@ -189,7 +189,8 @@ class World implements Observer {
     const slots = 2 ** this.host.memory.config.slotShift;
     for (let slot = 0; slot < slots; slot++) {
       const at = (this.host.memory.slots >> 2) + slot * SLOT.words;
-      assert.equal(this.i32[at + SLOT.at.outcomeGeneration], this.i32[at + SLOT.at.generation], `slot ${slot} is open`);
+      const shardAt = (this.host.memory.shardSlots >> 2) + slot * SHARD_SLOT.words;
+      assert.equal(this.i32[shardAt + SHARD_SLOT.at.outcomeGeneration], this.i32[at + SLOT.at.generation], `slot ${slot} is open`);
     }
   }
 

@@ -16,7 +16,7 @@ import { type Condition, CONDITIONS, type DropPolicy, DROP_NEVER, DROP_POLICIES,
 import { CELL_NOW } from '#rubato/protocol/role.js';
 import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome.js';
 import { MARGIN_DROP_SHARE } from '#rubato/protocol/shared-memory.js';
-import { SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
+import { SHARD_SLOT, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import type { LookAhead } from '#rubato/dispatch/look-ahead.js';
 import { LEARNT } from '#rubato/dispatch/reserve-choice.js';
@@ -889,7 +889,7 @@ export class Run implements Observer {
     const f64 = new Float64Array(memory.buffer, 0, memory.buffer.byteLength >> 3);
     for (let slot = 0; slot < client.slots; slot++) {
       const word = (memory.slots >> 2) + slot * SLOT_WORDS;
-      const ended = i32[word + SLOT.at.outcomeGeneration] === i32[word + SLOT.at.generation];
+      const ended = i32[(memory.shardSlots >> 2) + slot * SHARD_SLOT.words + SHARD_SLOT.at.outcomeGeneration] === i32[word + SLOT.at.generation];
       this.#check(ended, 'one outcome', () => `slot ${slot} is open in the slot table, deadline ${f64[(memory.slots >> 3) + slot * SLOT_DOUBLES + SLOT.at.deadlineNs]}`);
     }
     // The lanes tell how many completions were written; a client would not show a second one for a generation.

@@ -30,7 +30,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'ends a cancelled request and leaves it in the queue',
-    file: 'shards/shard', find: 'if (!this.#queues[model].remove(slot)) {', replace: 'if (false) {',
+    file: 'shards/shard', find: 'if (!this.#queueOf(model).remove(slot)) {', replace: 'if (false) {',
     caughtBy: 'one outcome',
   },
   {
@@ -50,7 +50,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'never passes a request over, so that no window closes',
-    file: 'shards/batch-policy', find: 'if (size <= maxBatch && oldest[SUFFIX] >= finishNs(cells, latencyNs, size))\n                return;', replace: 'return;',
+    file: 'shards/batch-policy', find: 'if (queue.suffixCount > maxBatch)', replace: 'if (queue.suffixCount > 0)\n            return;\n        if (queue.suffixCount > maxBatch)',
     caughtBy: 'policy',
   },
   {
@@ -135,17 +135,22 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'does not look again at a batch that still gathers',
-    file: 'shards/shard', find: 'if (this.#timerNs[model] > lookAgain)', replace: 'if (false)',
+    file: 'shards/shard', find: 'if (this.#timerNs[model] > until)', replace: 'if (false)',
     caughtBy: 'timer',
   },
   {
     name: 'takes an earlier deadline for nothing new while a batch gathers',
-    file: 'shards/shard', find: ' || this.#window[WINDOW_DUE] < queue.oldest[SUFFIX])', replace: ')',
+    file: 'shards/inner-loops', find: 'deadlineNs >= f64[(row >> 1) + INTAKE_FLOOR_NS] &&', replace: '',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'forgets requests that have changed nothing',
+    file: 'shards/shard', find: 'if (buffered > 0) {', replace: 'if (buffered > 60) {',
     caughtBy: 'policy',
   },
   {
     name: 'lets any number of requests come unseen',
-    file: 'shards/shard', find: 'if (queue.suffixCount + count > this.#quietUpTo[model]', replace: 'if (this.#quietUpTo[model] === 0',
+    file: 'shards/shard', find: 'most > size ? most - size : 0', replace: 'MOST_BUFFERED',
     caughtBy: 'policy',
   },
   {
@@ -170,7 +175,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes the window before what it has passed over',
-    file: 'shards/deadline-queue', find: 'let left = count;\n        while (left > 0 && this.prefixCount > 0)', replace: 'let left = count;\n        while (left > 0 && this.suffixCount > 0) out[at + count - left--] = this.shift(SUFFIX);\n        while (left > 0 && this.prefixCount > 0)',
+    file: 'shards/deadline-queue', find: 'let left = count;\n        if (this.#prefixHeap.count', replace: 'let left = count;\n        while (left > 0 && this.suffixCount > 0) out[at + count - left--] = this.shift(SUFFIX);\n        if (this.#prefixHeap.count',
     caughtBy: 'oldest first',
   },
   {

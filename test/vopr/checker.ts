@@ -8,7 +8,7 @@ import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome
 import { DROP_NEVER, DROP_TIMEOUT } from '#rubato/protocol/config.js';
 import { COMPLETION, DEVICE_DONE, STATUS_OK } from '#rubato/protocol/records.js';
 import { MODEL_MASK, type SpecTable, GPU_ACTIVE } from '#rubato/protocol/specs.js';
-import { BATCH, BATCH_OPEN, COUNTER_OF_OUTCOME, SHARD_MODEL, SLOT } from '#rubato/protocol/tables.js';
+import { BATCH, BATCH_OPEN, COUNTER_OF_OUTCOME, SHARD_MODEL, SHARD_SLOT, SLOT } from '#rubato/protocol/tables.js';
 import type { VirtualHost } from '#rubato/sim/virtual-host.js';
 import type { ChangeSteps, Known, Spec } from '../sim/change-steps.js';
 import { finishNs, type PolicyMargins } from '../sim/reference-policy.js';
@@ -212,8 +212,8 @@ export class Checker implements Observer {
     this.#takeSaid();
     this.#deaths[shard]!++;
     for (const request of this.#expired) {
-      const at = (memory.slots >> 2) + request.slot * SLOT.words;
-      request.isExpired = i32[at + SLOT.at.outcomeGeneration] === request.generation;
+      const at = (memory.shardSlots >> 2) + request.slot * SHARD_SLOT.words;
+      request.isExpired = i32[at + SHARD_SLOT.at.outcomeGeneration] === request.generation;
     }
     this.#expired = this.#expired.filter(({ isExpired }) => isExpired);
     const place = memory.shards[shard]!;
@@ -337,8 +337,8 @@ export class Checker implements Observer {
     const shard = this.#completions.indexOf(lane) % this.#deaths.length;
     if (request !== undefined && request.state === 'ended' && this.#isSaidAgain(request, lane, at, shard)) return;
     if (request === undefined || request.state === 'ended' || request.generation !== i32[at + COMPLETION.at.generation]) this.fail('one outcome', `slot ${slot} got outcome ${outcomeOf(packed)} though its request is ${request?.state}`);
-    const word = (this.host.memory.slots >> 2) + slot * SLOT.words;
-    this.#check(i32[word + SLOT.at.outcomeGeneration] === request!.generation && i32[word + SLOT.at.outcome] === packed, 'one outcome', () => `the slot table does not know outcome ${outcomeOf(packed)} of slot ${slot}`);
+    const word = (this.host.memory.shardSlots >> 2) + slot * SHARD_SLOT.words;
+    this.#check(i32[word + SHARD_SLOT.at.outcomeGeneration] === request!.generation && i32[word + SHARD_SLOT.at.outcome] === packed, 'one outcome', () => `the slot table does not know outcome ${outcomeOf(packed)} of slot ${slot}`);
     this.#ended(request!, packed, f64[(at >> 1) + COMPLETION.at.endNs]!, lane, this.#deaths[shard]!, this.#deaths[shard]! > 0);
   }
 
@@ -367,18 +367,18 @@ export class Checker implements Observer {
   orphaned(request: Request, shard: number): void {
     const { i32, f64 } = this.tables;
     const f32 = new Float32Array(this.host.memory.buffer);
-    const word = (this.host.memory.slots >> 2) + request.slot * SLOT.words;
-    if (request.state === 'ended' || i32[word + SLOT.at.outcomeGeneration] !== request.generation) return;
-    const endNs = f64[(word >> 1) + SLOT.at.deadlineNs]! - f32[word + SLOT.at.budgetNs]! + f32[word + SLOT.at.endedNs]!;
+    const word = (this.host.memory.shardSlots >> 2) + request.slot * SHARD_SLOT.words;
+    if (request.state === 'ended' || i32[word + SHARD_SLOT.at.outcomeGeneration] !== request.generation) return;
+    const endNs = f64[(word >> 1) + SHARD_SLOT.at.deadlineNs]! - f32[word + SHARD_SLOT.at.budgetNs]! + f32[word + SHARD_SLOT.at.endedNs]!;
     const lane = this.#completions[(request.slot >> this.host.memory.config.slotShift) * this.#deaths.length + shard]!;
-    this.#ended(request, i32[word + SLOT.at.outcome]!, endNs, lane, this.#deaths[shard]! - 1, true);
+    this.#ended(request, i32[word + SHARD_SLOT.at.outcome]!, endNs, lane, this.#deaths[shard]! - 1, true);
   }
 
   /** A shard that takes over says again what its clients may not have heard, once. */
   #isSaidAgain(request: Request, lane: Tap, at: number, shard: number): boolean {
     const { i32 } = lane;
-    const word = (this.host.memory.slots >> 2) + request.slot * SLOT.words;
-    const isSame = lane === request.lane && i32[at + COMPLETION.at.generation] === request.generation && i32[at + COMPLETION.at.outcome] === i32[word + SLOT.at.outcome];
+    const word = (this.host.memory.shardSlots >> 2) + request.slot * SHARD_SLOT.words;
+    const isSame = lane === request.lane && i32[at + COMPLETION.at.generation] === request.generation && i32[at + COMPLETION.at.outcome] === i32[word + SHARD_SLOT.at.outcome];
     if (!isSame || request.deaths === this.#deaths[shard]) return false;
     this.#check(((lane.tail - request.saidAt) | 0) > 0, 'lane', () => `the end of request ${request.index} was said again, and its client has not read it yet`);
     request.saidAt = (lane.position - 1) | 0;

@@ -20,7 +20,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'issues a grant twice',
-    file: 'dispatch/dispatcher', find: 'this.#noteGrant(model, gpu);', replace: 'this.#noteGrant(model, gpu);\n        if (flags < 2) return this.#grant(model, gpu, flags | 2);',
+    file: 'dispatch/dispatcher', find: 'this.#noteGrant(model, gpu, at);', replace: 'this.#noteGrant(model, gpu, at);\n        if (flags < 2) return this.#grant(model, gpu, flags | 2);',
   },
   {
     name: 'grants a GPU to a candidate that is not valid any more when it gets free',
@@ -60,7 +60,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'forgets the cancel of a request that waits',
-    file: 'shards/shard', find: 'if (!this.#queues[model].remove(slot)) {', replace: 'if (true) {',
+    file: 'shards/shard', find: 'if (!this.#queueOf(model).remove(slot)) {', replace: 'if (true) {',
   },
   {
     name: 'forgets the cancel of a request that runs',
@@ -68,7 +68,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'ends a cancelled request and leaves it in the queue',
-    file: 'shards/shard', find: 'if (!this.#queues[model].remove(slot)) {', replace: 'if (false) {',
+    file: 'shards/shard', find: 'if (!this.#queueOf(model).remove(slot)) {', replace: 'if (false) {',
   },
   {
     name: 'uses a slot again before its completion was read',
