@@ -4,8 +4,8 @@
  */
 import { defineRecord } from '../ringbuf/layout.js';
 
-/** Requests that one call of `takeIn` may take. Bounds a poll to about 100 µs, since grants must not wait longer for their answers. */
-export const MOST_TAKEN = 2048;
+/** Requests that one call of `takeIn` may take: grants wait for their answers meanwhile, and with less to take at once more is served (docs/performance.md). */
+export const MOST_TAKEN = 512;
 
 /** A request that was taken in and waits to be queued. Those of a model are linked in the order of their arrival. */
 export const ARRIVAL = defineRecord('arrival', {

@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { ClientPort } from '#rubato/protocol/client-port.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
+import { MOST_TAKEN } from '#rubato/protocol/scratch.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 
 const MS = 1e6;
 /** What a shard takes from a lane at a time: more than this at one instant is a backlog. */
-const BULK = 2048;
+const BULK = MOST_TAKEN;
 
 /** Two clients, one model with an SLO of 100 ms, one GPU; at 200 ms. */
 function open(shedShare: number): VirtualHost {
