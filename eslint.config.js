@@ -17,7 +17,7 @@ const forEveryFile = {
 };
 
 export default defineConfig(
-  { ignores: ['dist/', 'build/', 'native/', 'node_modules/', 'src/protocol/wasm/', 'src/shards/wasm/'] },
+  { ignores: ['dist/', 'build/', 'native/', 'node_modules/', 'src/protocol/wasm/', 'src/ringbuf/wasm/', 'src/shards/wasm/'] },
   { files: ['scripts/**/*.mjs', '*.js'], rules: { ...forEveryFile, 'no-unused-vars': 'error' } },
   {
     files: ['src/**/*.ts', 'test/**/*.ts', 'bench/**/*.ts'],

@@ -3,6 +3,7 @@
  * (shards/wasm/inner-loops.ts). `node scripts/wasm.mjs` compiles this to ../client-loops-module.ts. Kept word for word like `ScriptClientLoops`, store by
  * store: a thread may be ended between two turns of a loop. test/protocol/client-loops.test.ts compares both.
  */
+import { bucketOf } from '../../ringbuf/wasm/log-linear';
 
 // Byte offsets; protocol/{records,scratch,specs,tables}.ts.
 // @ts-ignore: decorator
@@ -167,15 +168,4 @@ export function drain(laneAt: i32, count: i32, to: i32, nowNs: f64): i32 {
 @inline
 function count1(bucket: usize): void {
   store<i32>(bucket, load<i32>(bucket) + 1);
-}
-
-/** As in ringbuf/log-linear.ts. */
-// @ts-ignore: decorator
-@inline
-function bucketOf(valueNs: f64): i32 {
-  if (valueNs < 128) return valueNs > 0 ? <i32>valueNs : 0;
-  if (!(valueNs < 137438953472)) return 2047;
-  const value = <i64>valueNs;
-  const shift = 57 - clz(value);
-  return <i32>((shift << 6) + (value >> shift));
 }

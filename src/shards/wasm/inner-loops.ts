@@ -3,6 +3,7 @@
  * registers for each view, they take half the time. `node scripts/wasm.mjs` compiles this to ../inner-loops-module.ts. Kept word for word like
  * `ScriptLoops`, store by store: a thread may be ended between any two of them. test/shards/inner-loops.test.ts compares both.
  */
+import { bucketOf } from '../../ringbuf/wasm/log-linear';
 
 // Byte offsets; protocol/{records,scratch,specs,tables}.ts.
 // @ts-ignore: decorator
@@ -217,15 +218,4 @@ export function turnAway(slotsAt: i32, count: i32, packed: i32, counter: i32, la
     record += COMPLETION_BYTES;
     store<f64>(count, after);
   }
-}
-
-/** As in ringbuf/log-linear.ts. */
-// @ts-ignore: decorator
-@inline
-function bucketOf(valueNs: f64): i32 {
-  if (valueNs < 128) return valueNs > 0 ? <i32>valueNs : 0;
-  if (!(valueNs < 137438953472)) return 2047;
-  const value = <i64>valueNs;
-  const shift = 57 - clz(value);
-  return <i32>((shift << 6) + (value >> shift));
 }
