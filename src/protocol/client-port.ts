@@ -61,7 +61,7 @@ export class ClientPort {
   readonly drainedOutcomes: Int32Array;
   readonly drainedEndNs: Float64Array;
   readonly drainedDurationNs: Float32Array;
-  /** Requests that are written here are spared a copy by `submitBulk`, which copies others to here. */
+  /** Requests that are written to both are spared a copy by `submitBulk`, which copies others to here. */
   readonly bulkModels: Int32Array;
   readonly bulkArrivalsNs: Float64Array;
   readonly bell: Doorbell;
@@ -357,7 +357,7 @@ export class ClientPort {
 
   /**
    * Reads completions into `drainedSlots` and `drainedOutcomes`, records latencies as of `nowNs` and frees the slots.
-   * Returns how many; at most the bulk size, call again while it returns that.
+   * Returns how many; at most `drainedSlots.length`, call again while it returns that.
    */
   drain(nowNs: number): number {
     let total = 0;

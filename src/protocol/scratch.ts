@@ -15,7 +15,7 @@ export const ARRIVAL = defineRecord('arrival', {
   next: 'i32',
 });
 
-/** So many requests of a model that change nothing may wait to be queued. */
+/** So many requests of a model that change nothing may wait to be queued. `left` + `buffered` is never more. */
 export const MOST_BUFFERED = 64;
 
 /**
@@ -46,8 +46,6 @@ export interface ScratchPlace {
   readonly arrivals: number;
   /** MOST_BUFFERED arrivals per model, one after another. */
   readonly buffers: number;
-  /** One i32 per model: arrivals of the rate's sample under way. */
-  readonly arrived: number;
   /** i32: the models that have arrivals, in the order of their first. */
   readonly touched: number;
   /** i32: word indices of the records that need a closer look. */
@@ -62,7 +60,6 @@ export function scratchPlace(take: (bytes: number) => number, models: number): S
     intake: take(models * INTAKE.bytes),
     arrivals: take(MOST_TAKEN * ARRIVAL.bytes),
     buffers: take(models * MOST_BUFFERED * ARRIVAL.bytes),
-    arrived: take(models * 4),
     touched: take(MOST_TAKEN * 4),
     odd: take(MOST_TAKEN * 4),
     turned: take((1 + MOST_TAKEN) * 4),

@@ -47,8 +47,10 @@ export class DeadlineQueue {
   readonly #positions: Int32Array;
   #noted = 0;
 
-  constructor(positions: Int32Array) {
+  /** `start`: of the ring's positions, which wrap at 2^32. */
+  constructor(positions: Int32Array, start = 0) {
     this.#positions = positions;
+    this.#head = this.#boundary = this.#tail = this.#noted = start | 0;
     this.#prefixHeap = new SlotHeap(positions, PREFIX);
     this.#suffixHeap = new SlotHeap(positions, SUFFIX);
   }
@@ -241,7 +243,7 @@ export class DeadlineQueue {
 
   /** Of what the ring holds. Only cancels ask for it, so most requests come and go without. */
   #notePositions(): void {
-    let at = ((this.#noted - this.#head) | 0) < 0 ? this.#head : this.#noted;
+    let at = this.#noted;
     for (; at !== this.#tail; at = (at + 1) | 0) {
       const slot = this.#slots[at & this.#mask]!;
       if (slot !== NONE) this.#positions[slot] = at & POSITION_MASK;
@@ -297,6 +299,7 @@ export class DeadlineQueue {
       if (this.#head === this.#boundary) this.#head = first;
       this.#boundary = first;
     }
+    if (((this.#noted - this.#head) | 0) < 0) this.#noted = this.#head;
     const heap = part === PREFIX ? this.#prefixHeap : this.#suffixHeap;
     const ring = first === end ? Infinity : this.#deadlines[first & mask]!;
     const top = heap.count === 0 ? Infinity : heap.firstDeadline();

@@ -15,7 +15,7 @@ export interface InnerLoops {
    * Takes in `count` requests whose records lie one after another from word `at` of a lane: notes them, marks them admitted and links them by model
    * (protocol/scratch.ts). Those that may have come another way, are cancelled, or are for a model that is not this shard's are only listed. Those that change nothing are
    * only put into their model's buffer; `soonestNs` is when a batch that is granted now would start. Those that have less than `freshShare` of their time left are
-   * only listed and counted, to be turned away. Returns how many models were touched and, times 2^16, how many records were listed.
+   * only listed, to be turned away. Returns how many models were touched and, times 2^16, how many records were listed.
    */
   takeIn(at: number, count: number, nowNs: number, soonestNs: number, freshShare: number): number;
   /**
@@ -102,7 +102,6 @@ export class ScriptLoops implements InnerLoops {
   readonly #touched: number;
   readonly #odd: number;
   readonly #turned: number;
-  readonly #arrived: number;
   readonly #intent: number;
 
   constructor(memory: SharedMemory, shard: number) {
@@ -121,7 +120,6 @@ export class ScriptLoops implements InnerLoops {
     this.#touched = scratch.touched >> 2;
     this.#odd = scratch.odd >> 2;
     this.#turned = scratch.turned >> 2;
-    this.#arrived = scratch.arrived >> 2;
     this.#intent = intent >> 2;
   }
 
@@ -145,11 +143,12 @@ export class ScriptLoops implements InnerLoops {
       const generation = i32[record + REQUEST_GENERATION]!;
       const tag = i32[record + REQUEST_MODEL]!;
       const model = tag & MODEL_MASK;
-      if (((generation - i32[admitted + slot]!) | 0) <= 0 || i32[tags + model] !== tag || i32[cancels + slot] === generation) {
+      const word = slots + slot * SLOT_WORDS;
+      // Its row says what any shard has admitted last.
+      if (((generation - i32[word + SLOT_GENERATION]!) | 0) <= 0 || i32[tags + model] !== tag || i32[cancels + slot] === generation) {
         i32[this.#odd + odd++] = record;
         continue;
       }
-      const word = slots + slot * SLOT_WORDS;
       const deadlineNs = f64[(record >> 1) + REQUEST_DEADLINE_NS]!;
       const budgetNs = f32[record + REQUEST_BUDGET_NS]!;
       f64[(word >> 1) + SLOT_DEADLINE_NS] = deadlineNs;
@@ -160,7 +159,6 @@ export class ScriptLoops implements InnerLoops {
       if (freshShare > 0 && deadlineNs - nowNs < freshShare * budgetNs) {
         turned++;
         i32[this.#turned + turned] = slot;
-        i32[this.#arrived + model]! += 1;
         continue;
       }
       const row = intake + model * INTAKE_WORDS;
@@ -300,8 +298,8 @@ export class CompiledLoops implements InnerLoops {
     compiled ??= new WebAssembly.Module(Buffer.from(INNER_LOOPS, 'base64'));
     const exports = new WebAssembly.Instance(compiled, { env: { memory: wasm } }).exports as unknown as Exports;
     const { admitted, intent, scratch } = memory.shards[shard]!;
-    const { tags, intake, arrivals, buffers, arrived, touched, odd, turned } = scratch;
-    exports.place(memory.shardSlots, memory.cancels, admitted, memory.shardModels, tags, intake, arrivals, buffers, arrived, touched, odd, turned, intent);
+    const { tags, intake, arrivals, buffers, touched, odd, turned } = scratch;
+    exports.place(memory.shardSlots, memory.cancels, admitted, memory.shardModels, tags, intake, arrivals, buffers, touched, odd, turned, intent);
     this.#takeIn = exports.takeIn;
     this.#late = exports.late;
     this.#end = exports.end;

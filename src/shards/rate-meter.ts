@@ -17,8 +17,8 @@ export class RateMeter {
   readonly #sum: Float64Array;
   readonly #sumSquares: Float64Array;
 
-  constructor(models: number, arrivals: Int32Array = new Int32Array(models)) {
-    this.arrivals = arrivals.fill(0);
+  constructor(models: number) {
+    this.arrivals = new Int32Array(models);
     this.nextTickNs = new Float64Array(models).fill(Infinity);
     this.#ring = new Int32Array(models * SAMPLES);
     this.#filled = new Int32Array(models);

@@ -328,7 +328,7 @@ export class ShardRole implements Role {
     this.#ledger = new Ledger(memory, shard, this.#loops);
     this.#recorder = memory.recording === null ? null : new ArrivalRecorder(memory, memory.recording, shard);
 
-    this.#meter = new RateMeter(models, new Int32Array(memory.buffer, place.scratch.arrived, models));
+    this.#meter = new RateMeter(models);
     this.#timerNs = new Float64Array(models).fill(Infinity);
     this.#timers = new TimeTree(models);
     this.#isArmed = new Uint8Array(models);
@@ -407,6 +407,7 @@ export class ShardRole implements Role {
   #touch(model: number): void {
     if (this.#isTouched[model] !== 0) return;
     this.#isTouched[model] = 1;
+    this.#i32[this.#intakeAt + model * INTAKE_WORDS + INTAKE_LEFT] = 0; // whoever comes before it is looked at does not change nothing
     this.#touched[this.#touchedCount++] = model;
   }
 
@@ -646,10 +647,18 @@ export class ShardRole implements Role {
       const odd = found >>> 16;
       for (let i = 0; i < touched; i++) this.#admitArrivals(i32[this.#touchedAt + i]!);
       for (let i = 0; i < odd; i++) this.#admitOdd(i32[this.#oddAt + i]!);
-      const turned = i32[this.#turnedAt]!;
-      if (turned > 0) this.#ledger.endManyUnrun(this.#turnedAt + 1, turned, OUTCOME.queueFull);
+      if (i32[this.#turnedAt]! > 0) this.#turnAway();
       k += stretch;
     }
+  }
+
+  /** Ends the requests that `takeIn` has listed as no longer fresh. */
+  #turnAway(): void {
+    const turned = this.#i32[this.#turnedAt]!;
+    for (let k = 1; k <= turned; k++) {
+      this.#countArrivals(this.#i32[this.#shardSlotWord + this.#i32[this.#turnedAt + k]! * SHARD_SLOT_WORDS + SHARD_SLOT_MODEL]! & MODEL_MASK, 1);
+    }
+    this.#ledger.endManyUnrun(this.#turnedAt + 1, turned, OUTCOME.queueFull);
   }
 
   /** Queues what has arrived for a model: all at once, unless one of them may have to be turned away. */
@@ -717,13 +726,12 @@ export class ShardRole implements Role {
     const model = tag & MODEL_MASK;
     if (i32[record + REQUEST_GENERATION] !== generation) {
       this.#skipRepeated(slot, i32[record + REQUEST_GENERATION]!, generation);
-    } else if (this.#admitted[slot] !== generation) {
+    } else if (this.#admitted[slot] !== generation && !this.#hasEnded(slot, generation)) {
       if (this.#tags[model] === tag) this.#countArrivals(model, 1);
       this.#admitOne(slot, generation);
     }
   }
 
-  /** The rate meter must be up to date before. */
   #countArrivals(model: number, count: number): void {
     const now = this.cells[CELL_NOW]!;
     const dueNs = this.#meter.nextTickNs[model]!;
@@ -737,7 +745,7 @@ export class ShardRole implements Role {
     if (((generation - sent) | 0) < 0) throw new Error(`request for slot ${slot}: generation ${sent} was sent, the slot is at ${generation}`);
   }
 
-  /** As `#admit` for one that came by another way than its lane. */
+  /** As `#admit` for one that came by another way than its lane, or whose record was odd. */
   #admitOne(slot: number, generation: number): void {
     const tag = this.#i32[this.#slotWord + slot * SLOT_WORDS + SLOT_MODEL]!;
     const model = tag & MODEL_MASK;
@@ -753,7 +761,7 @@ export class ShardRole implements Role {
     this.#touch(model);
   }
 
-  /** From now on the request in a slot is this shard's, if it did not come by its lane. The row first: whoever takes over goes by the admitted word. */
+  /** From now on the request in a slot is this shard's; `takeIn` does the same. The row first: whoever takes over goes by the admitted word. */
   #takeOn(slot: number): void {
     const i32 = this.#i32;
     const from = this.#slotWord + slot * SLOT_WORDS;
@@ -1018,7 +1026,6 @@ export class ShardRole implements Role {
     for (let k = 0; k < count; k++) {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
-      this.#i32[this.#intakeAt + model * INTAKE_WORDS + INTAKE_LEFT] = 0;
       if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
       if (this.#canWait(model)) continue;
       window[WINDOW_GPU_FREE] = -Infinity;
@@ -1075,7 +1082,7 @@ export class ShardRole implements Role {
     const window = this.#window;
     const now = window[WINDOW_NOW]!;
     const halfway = Math.floor(now + (window[WINDOW_LOOK_AGAIN]! - now) / 2) + 1;
-    let most = Math.min(this.#maxBatch[model]! - 1, this.#maxQueue[model]!, size + MOST_BUFFERED);
+    let most = Math.max(size, Math.min(this.#maxBatch[model]! - 1, this.#maxQueue[model]!, size + MOST_BUFFERED));
     let until = Math.floor(this.#lookAgainNs(model, most));
     // More requests make the start earlier: if so many would take it further than half-way here, only a few are let in.
     if (until < halfway) {
@@ -1304,7 +1311,7 @@ export class ShardRole implements Role {
     this.#expect(model, rate);
   }
 
-  /** What `#expectedNs` needs, from the chord of ℓ up to the target size. */
+  /** What `#expectStart` needs, from the chord of ℓ up to the target size. */
   #expect(model: number, ratePerSecond: number): void {
     if (this.#condition[model] !== WANT_ADAPTIVE) return;
     const latencyNs = this.#latencies[model]!;

@@ -146,7 +146,7 @@ interface Batch {
 
 class Enough extends Error {}
 
-const REQUESTS_PER_POLL = 2048;
+const REQUESTS_PER_POLL = 512;
 const TICK_NS = 50e6;
 /** One poll of a shard collects at least this many cancels; more at one instant are spread over several settlements. */
 const CANCELS_PER_SETTLE = 200;

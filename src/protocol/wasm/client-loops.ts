@@ -1,7 +1,7 @@
 /**
  * The inner loops of a client (../client-loops.ts, which says what they do) in AssemblyScript, for the same reasons as those of a shard
  * (shards/wasm/inner-loops.ts). `node scripts/wasm.mjs` compiles this to ../client-loops-module.ts. Kept word for word like `ScriptClientLoops`, store by
- * store: a thread may be ended between two turns of a loop. test/protocol/client-loops.test.ts compares both.
+ * store, but for a look ahead in `drain`: a thread may be ended between two turns of a loop. test/protocol/client-loops.test.ts compares both.
  */
 import { bucketOf } from '../../ringbuf/wasm/log-linear';
 

@@ -26,7 +26,6 @@ let shardModels: usize = 0;
 let touchedList: usize = 0;
 let oddList: usize = 0;
 let turnedList: usize = 0;
-let arrived: usize = 0;
 let intent: usize = 0;
 
 /** Byte offsets in the memory. */
@@ -39,7 +38,6 @@ export function place(
   intakeAt: usize,
   arrivalsAt: usize,
   buffersAt: usize,
-  arrivedAt: usize,
   touchedAt: usize,
   oddAt: usize,
   turnedAt: usize,
@@ -56,7 +54,6 @@ export function place(
   touchedList = touchedAt;
   oddList = oddAt;
   turnedList = turnedAt;
-  arrived = arrivedAt;
   intent = intentAt;
 }
 
@@ -80,25 +77,22 @@ export function takeIn(at: i32, count: i32, nowNs: f64, soonestNs: f64, freshSha
     const generation = load<i32>(record, 16);
     const tag = load<i32>(record, 20);
     const model = tag & MODEL_MASK;
-    const mark = admittedAt + (slot << 2);
-    if (generation - load<i32>(mark) <= 0 || load<i32>(tagsAt + (<usize>model << 2)) != tag || load<i32>(cancelsAt + (slot << 2)) == generation) {
+    const row = slotsAt + (slot << 5);
+    if (generation - load<i32>(row, 12) <= 0 || load<i32>(tagsAt + (<usize>model << 2)) != tag || load<i32>(cancelsAt + (slot << 2)) == generation) {
       store<i32>(oddList + (odd << 2), <i32>(record >> 2));
       odd++;
       continue;
     }
-    const row = slotsAt + (slot << 5);
     const deadlineNs = load<f64>(record);
     const budgetNs = load<f32>(record, 8);
     store<f64>(row, deadlineNs);
     store<f32>(row, budgetNs, 8);
     store<i32>(row, generation, 12);
     store<i32>(row, tag, 16);
-    store<i32>(mark, generation);
+    store<i32>(admittedAt + (slot << 2), generation);
     if (freshShare > 0 && deadlineNs - nowNs < freshShare * <f64>budgetNs) {
       turned++;
       store<i32>(turnedList + (turned << 2), <i32>slot);
-      const counter = arrived + (<usize>model << 2);
-      store<i32>(counter, load<i32>(counter) + 1);
       continue;
     }
     const intakeRow = intakeAt + (<usize>model << 6);
