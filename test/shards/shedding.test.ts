@@ -3,6 +3,8 @@ import { describe, it } from 'node:test';
 import { ClientPort } from '#rubato/protocol/client-port.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import { MOST_TAKEN } from '#rubato/protocol/scratch.js';
+import { CLIENT_OPEN } from '#rubato/protocol/shared-memory.js';
+import { SpecTable } from '#rubato/protocol/specs.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 
 const MS = 1e6;
@@ -45,12 +47,17 @@ describe('a shard that is behind its lane', () => {
     const host = open(0.5);
     for (let i = 0; i < BULK; i++) host.client.submit(0, host.nowNs - 60 * MS, 0);
     for (let i = 0; i < BULK; i++) host.client.submit(0, host.nowNs - 30 * MS, 0); // not fresh, but not old enough to begin with
+    const specs = new SpecTable(host.memory, true);
+    specs.setClientState(1, CLIENT_OPEN);
+    specs.publish();
     const other = new ClientPort(host.memory, 1);
     other.submit(0, host.nowNs, 0);
     host.client.commit();
     other.commit();
     host.settle();
     assert.equal(host.stats.model(0).queueFull, 2 * BULK);
+    host.runOut();
+    assert.equal(host.stats.model(0).completed, 1, "the other's request");
   });
 
   it('sheds nothing while the oldest has more time left than that', () => {
