@@ -218,7 +218,10 @@ export class DispatcherRole implements Role {
       if (this.#looksAhead) this.#chooseReserve();
       if (now >= this.#advisor.nextEpochNs) this.#advisor.endEpoch(now);
     }
-    if (this.#looksAhead) this.lookAhead.advance(now);
+    if (this.#looksAhead) {
+      this.lookAhead.nowNs[0] = now;
+      this.lookAhead.advance();
+    }
     let work = this.#tookOver ? this.#takeCandidates(this.#dirty.collect(this.#fresh)) : this.#takeAllCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
     if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside();

@@ -43,6 +43,7 @@ const SHARE = 4;
 export class LookAhead {
   readonly #bucketNs: number;
   /** What may be no small integer: a field that becomes one of another kind makes V8 drop all code that reads it. */
+  readonly nowNs = new Float64Array(1);
   readonly #cells = new Float64Array(8);
   /** occ in the bucket of now. */
   #begun = 0;
@@ -129,10 +130,10 @@ export class LookAhead {
     this.#saidCount = 0;
   }
 
-  /** Time goes on: what has begun by now is folded together. */
-  advance(nowNs: number): void {
-    const bucket = Math.floor(nowNs / this.#bucketNs);
-    if (bucket !== this.#cells[NOW]!) this.#advanceTo(bucket); // apart, so that V8 inlines the rest and the time is not boxed at every poll
+  /** Time goes on, to `nowNs[0]`: what has begun by now is folded together. (As an argument it was boxed at every poll.) */
+  advance(): void {
+    const bucket = Math.floor(this.nowNs[0]! / this.#bucketNs);
+    if (bucket !== this.#cells[NOW]!) this.#advanceTo(bucket);
   }
 
   #advanceTo(bucket: number): void {
