@@ -19,12 +19,7 @@ import { CLIENT_MODEL, SHARD_SLOT, SLOT, SLOT_DOUBLES, SLOT_WORDS } from './tabl
 const { accepted: CLIENT_MODEL_ACCEPTED, refused: CLIENT_MODEL_REFUSED } = CLIENT_MODEL.at;
 const { cursor: STATE_CURSOR, lastEndNs: STATE_LAST_END_NS } = CLIENT_STATE.at;
 const { budgetNs: REQUEST_BUDGET_NS, deadlineNs: REQUEST_DEADLINE_NS, generation: REQUEST_GENERATION, model: REQUEST_MODEL, slot: REQUEST_SLOT } = REQUEST.at;
-const {
-  budgetNs: SLOT_BUDGET_NS,
-  deadlineNs: SLOT_DEADLINE_NS,
-  generation: SLOT_GENERATION,
-  model: SLOT_MODEL,
-} = SLOT.at;
+const { budgetNs: SLOT_BUDGET_NS, deadlineNs: SLOT_DEADLINE_NS, generation: SLOT_GENERATION, model: SLOT_MODEL } = SLOT.at;
 const { outcomeGeneration: SHARD_SLOT_OUTCOME_GENERATION } = SHARD_SLOT.at;
 const { aloneNs: OFFER_ALONE_NS, shard: OFFER_SHARD, sloNs: OFFER_SLO_NS, tag: OFFER_TAG } = MODEL_OFFER.at;
 

@@ -317,6 +317,7 @@ export class CompiledLoops implements InnerLoops {
   end(slotsAt: number, count: number, model: number, packed: number, laneAt: number, waits: number, endNs: number, durationNs: number): void {
     this.#end(slotsAt, count, model, packed, laneAt, waits, endNs, durationNs);
   }
+
   turnAway(slotsAt: number, count: number, packed: number, counter: number, laneAt: number, endNs: number): void {
     this.#turnAway(slotsAt, count, packed, counter, laneAt, endNs);
   }
