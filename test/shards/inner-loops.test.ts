@@ -136,6 +136,23 @@ describe('the inner loops, in TypeScript and as WebAssembly', () => {
     assert.equal(linked + bufferedIn(memory) + turnedIn(memory) + (found >>> 16), count);
   });
 
+  it('only list a record of a slot whose next request another shard has admitted', () => {
+    const memory = memoryOf(false);
+    const i32 = new Int32Array(memory.buffer);
+    const { records } = words(memory);
+    i32[memory.shards[0]!.scratch.tags >> 2] = 4096;
+    const record = { generation: 7, model: 4096, slot: 9 } as const;
+    for (const [field, value] of Object.entries(record)) i32[records + REQUEST.at[field as keyof typeof record]] = value;
+    const row = (memory.shardSlots >> 2) + 9 * SHARD_SLOT.words;
+    i32[row + SHARD_SLOT.at.generation] = 8;
+    const loops = new ScriptLoops(memory, 0);
+    assert.equal(loops.takeIn(records, 1, 1e9, 1e9, 0), 1 << 16);
+    assert.equal(i32[row + SHARD_SLOT.at.generation], 8);
+    i32[row + SHARD_SLOT.at.generation] = 6;
+    assert.equal(loops.takeIn(records, 1, 1e9, 1e9, 0), 1);
+    assert.equal(i32[row + SHARD_SLOT.at.generation], 7);
+  });
+
   it('end requests with the same words, completions and counts, byte for byte, also where times are impossible', () => {
     for (let seed = 1; seed <= 60; seed++) {
       both(seed, (loops, memory) => {

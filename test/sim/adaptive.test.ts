@@ -173,6 +173,23 @@ describe('adaptive', () => {
     assert.equal(host.dispatcher.lookAhead.reserve, 0.25);
   });
 
+  it('learns nothing from a thread that is late while a GPU is idle', () => {
+    const { ns } = LatencyProfile.linear({ alphaNs: 10e6, betaNs: 100e6, maxBatch: 8 }, 'profile');
+    const host = new VirtualHost(virtualConfig({
+      profiles: [ns],
+      models: [{ name: 'm', sloNs: 500e6, profile: 0, maxBatch: 8, maxQueue: 10, dropPolicy: DROP_POLICIES.indexOf('adaptive'), condition: CONDITIONS.indexOf('adaptive') }],
+      gpus: [{ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 }],
+    }));
+    host.client.submit(0, 0, 0);
+    host.client.commit();
+    host.settle();
+    host.clock.advanceTo(385e6); // it was due at 380 ms, and nobody looked
+    host.settle();
+    host.runOut();
+    assert.equal(host.stats.model(0).completed, 1);
+    assert.equal(host.dispatcher.lookAhead.reserve, 0);
+  });
+
   it('stays with large batches on many GPUs, where a wait is short', () => {
     const { bad, offered } = play('r50x16', [[2.5, 0.98]], { gpus: 64 });
     assert.ok(bad < 0.005, `${percent(bad)} bad of ${offered}`);
