@@ -47,11 +47,16 @@ export class BatchPolicy {
     this.#grow(queue, latencyNs, maxBatch, size, hint);
   }
 
+  /** Part of step 1: the window never holds more than a batch. */
+  passTooMany(queue: DeadlineQueue, maxBatch: number): void {
+    if (queue.suffixCount > maxBatch) queue.passMany(queue.suffixCount - maxBatch);
+  }
+
   /** Step 1: heads that could not finish if everything from them on ran as one batch now go to the prefix. */
   #passOver(queue: DeadlineQueue, latencyNs: Float64Array, maxBatch: number): void {
     const cells = this.cells;
     const oldest = queue.oldest;
-    if (queue.suffixCount > maxBatch) queue.passMany(queue.suffixCount - maxBatch);
+    this.passTooMany(queue, maxBatch);
     while (queue.suffixCount > 0 && oldest[SUFFIX]! < finishNs(cells, latencyNs, queue.suffixCount)) queue.pass();
   }
 

@@ -44,7 +44,7 @@ import { ackOfShard, MODEL_ACTIVE, MODEL_ENDING, MODEL_FROZEN, MODEL_MASK, MODEL
 import { slopeOf } from '../protocol/slope.js';
 import { BATCH, BATCH_OPEN, CLIENT_MODEL, passedOn, SHARD_MODEL, SHARD_SLOT, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '../protocol/tables.js';
 import { BatchPolicy, DEADLINE, GPU_FREE, NOW_PLUS_CONTROL, TRANSFER } from './batch-policy.js';
-import { DeadlineQueue, SUFFIX } from './deadline-queue.js';
+import { DeadlineQueue, PREFIX, SUFFIX } from './deadline-queue.js';
 import { type InnerLoops, innerLoops } from './inner-loops.js';
 import { Ledger, LEDGER_END, LEDGER_NOW, LEDGER_START } from './ledger.js';
 import { firstTargetBatch, RateMeter, SAMPLE_NS, targetBatch } from './rate-meter.js';
@@ -150,6 +150,9 @@ const WINDOW_END = 11;
 const WINDOW_SOONEST = 12;
 /** For `#letIn`: when a model is to be looked at again if nothing comes. */
 const WINDOW_LOOK_AGAIN = 13;
+/** What `#openBuffer` is given. */
+const WINDOW_FLOOR = 14;
+const WINDOW_UNTIL = 15;
 
 /**
  * A batch that starts within this time, and twice the error of timers, is told to the dispatcher at every arrival; one further off may
@@ -160,6 +163,8 @@ const NEAR_NS = 200e3;
 
 /** Where requests make the start much earlier, so many, and half of what waits, may come before a batch that gathers is looked at again. */
 const QUIET_ARRIVALS = 4;
+/** So many times what the rate says may come before a batch that gathers is looked at again. */
+const MORE_ARRIVALS = 3;
 
 function nearNs(jitterNs: number): number {
   return NEAR_NS + Math.min(2 * jitterNs, NEAR_NS);
@@ -1049,9 +1054,10 @@ export class ShardRole implements Role {
     const size = queue.suffixCount;
     if (this.#states[model] !== MODEL_ACTIVE) return false;
     const condition = this.#condition[model];
-    if (size === 0 || size >= this.#maxBatch[model]! || queue.prefixCount > 0 || (condition !== WANT_FRONTRUN && condition !== WANT_ADAPTIVE)) return false;
+    if (condition !== WANT_FRONTRUN && condition !== WANT_ADAPTIVE) return false;
     const row = this.#rowsAt + model * MODEL_WORDS;
     if (this.#publishedStamp[model] !== this.#i32[row + SHARD_MODEL_ANSWERED]) return false;
+    if (size === 0 || size >= this.#maxBatch[model]! || queue.prefixCount > 0) return this.#staysFull(model, queue);
     const f64 = this.#f64;
     const transfer = f64[this.#marginsAt + TRANSFER_AT]!;
     const control = f64[this.#marginsAt + CONTROL_AT]!;
@@ -1078,11 +1084,10 @@ export class ShardRole implements Role {
    * long as none is due before the oldest. The conditions of `#canWait` change in one direction with size and with time, so that the extremes of both decide.
    */
   #letIn(model: number, size: number): void {
-    const f64 = this.#f64;
     const window = this.#window;
     const now = window[WINDOW_NOW]!;
     const halfway = Math.floor(now + (window[WINDOW_LOOK_AGAIN]! - now) / 2) + 1;
-    let most = Math.max(size, Math.min(this.#maxBatch[model]! - 1, this.#maxQueue[model]!, size + MOST_BUFFERED));
+    let most = Math.max(size, Math.min(this.#maxBatch[model]! - 1, this.#maxQueue[model]!, size + this.#expectedArrivals(model)));
     let until = Math.floor(this.#lookAgainNs(model, most));
     // More requests make the start earlier: if so many would take it further than half-way here, only a few are let in.
     if (until < halfway) {
@@ -1094,8 +1099,7 @@ export class ShardRole implements Role {
       this.#timerNs[model] = until;
       this.#armTimer(model);
     }
-    const tickNs = this.#meter.nextTickNs[model]!;
-    until = Math.min(this.#timerNs[model]!, tickNs < Infinity ? tickNs : 0); // who comes before the first sample begins it
+    until = this.#timerNs[model]!;
     if (this.#condition[model] === WANT_ADAPTIVE) {
       const worth = this.#worthSize[model]!;
       if (size < worth && most >= worth) most = Math.ceil(worth) - 1;
@@ -1108,11 +1112,52 @@ export class ShardRole implements Role {
       if (slope > 0) most = Math.min(most, (now * (1 - gain) + alone - published + movesNs) / slope);
       if (gain < 1) until = Math.min(until, (published + movesNs - alone + slope * size) / (1 - gain));
     }
+    window[WINDOW_FLOOR] = this.#queues[model]!.oldest[SUFFIX]!;
+    window[WINDOW_UNTIL] = until;
+    this.#openBuffer(model, most > size ? most - size : 0);
+  }
+
+  /** At most so many are expected until WINDOW_LOOK_AGAIN: to let in more makes the start that they would all bring needlessly early. */
+  #expectedArrivals(model: number): number {
+    const rate = this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RATE_PER_SECOND]!;
+    if (rate === 0) return MOST_BUFFERED; // not known yet
+    const seconds = (this.#window[WINDOW_LOOK_AGAIN]! - this.#window[WINDOW_NOW]!) / 1e9;
+    return Math.min(MOST_BUFFERED, Math.ceil(MORE_ARRIVALS * rate * seconds) + QUIET_ARRIVALS);
+  }
+
+  /** So many more requests go only to the model's buffer, until WINDOW_UNTIL and if none is due before WINDOW_FLOOR. */
+  #openBuffer(model: number, left: number): void {
+    const window = this.#window;
     const row = this.#intakeAt + model * INTAKE_WORDS;
-    this.#i32[row + INTAKE_LEFT] = most > size ? most - size : 0;
-    f64[(row >> 1) + INTAKE_FLOOR_NS] = this.#queues[model]!.oldest[SUFFIX]!;
-    f64[(row >> 1) + INTAKE_UNTIL_NS] = until;
-    f64[(row >> 1) + INTAKE_ALONE_NS] = this.#aloneNs[model]!;
+    const tickNs = this.#meter.nextTickNs[model]!;
+    this.#i32[row + INTAKE_LEFT] = left;
+    this.#f64[(row >> 1) + INTAKE_FLOOR_NS] = window[WINDOW_FLOOR]!;
+    this.#f64[(row >> 1) + INTAKE_UNTIL_NS] = Math.min(window[WINDOW_UNTIL]!, tickNs < Infinity ? tickNs : 0); // who comes before the first sample begins it
+    this.#f64[(row >> 1) + INTAKE_ALONE_NS] = this.#aloneNs[model]!;
+  }
+
+  /**
+   * Whether the dispatcher has been told of a full batch, which is what would run now as well: the oldest are the same, and nothing is too late for it yet.
+   * (`#publish` has set a timer for the moment when it is.) Whoever comes behind them changes nothing.
+   */
+  #staysFull(model: number, queue: DeadlineQueue): boolean {
+    const size = this.#publishedSize[model]!;
+    if (size !== this.#maxBatch[model]! || queue.count < size || this.#isArmed[model] === 0) return false;
+    const window = this.#window;
+    const now = window[WINDOW_NOW]!;
+    const f64 = this.#f64;
+    const invalidNs = this.#publishedInvalidNs[model]!;
+    const oldestNs = queue.oldest[queue.prefixCount > 0 ? PREFIX : SUFFIX]!;
+    if (oldestNs - this.#latencies[model]![size]! !== invalidNs) return false;
+    const earliest = now + f64[this.#marginsAt + CONTROL_AT]! + f64[this.#marginsAt + TRANSFER_AT]! * size;
+    if (earliest > invalidNs) return false;
+    this.#policy.passTooMany(queue, size);
+    f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_QUEUED] = queue.count;
+    window[WINDOW_FLOOR] = oldestNs;
+    window[WINDOW_UNTIL] = this.#timerNs[model]!;
+    this.#openBuffer(model, Math.min(MOST_BUFFERED, this.#maxQueue[model]! - queue.count));
+    if (this.#observer !== null) this.#observer.published(now, model, size, earliest, this.#timerNs[model]!);
+    return true;
   }
 
   /** When `#canWait` will say no to a batch of this size, whose WINDOW_END is known. */

@@ -154,6 +154,16 @@ const MUTANTS: readonly Mutant[] = [
     caughtBy: 'policy',
   },
   {
+    name: 'takes a full batch for the one that was told though its oldest are others',
+    file: 'shards/shard', find: 'if (oldestNs - this.#latencies[model][size] !== invalidNs)', replace: 'if (false)',
+    caughtBy: 'policy',
+  },
+  {
+    name: 'passes nobody over while a full batch has been told',
+    file: 'shards/shard', find: 'this.#policy.passTooMany(queue, size);', replace: '',
+    caughtBy: 'policy',
+  },
+  {
     name: 'looks again one batch time too late',
     file: 'shards/shard', find: 'Math.floor(invalidAfter - window[WINDOW_LEAD]) + 1', replace: 'Math.floor(invalidAfter) + 1',
     caughtBy: 'timer',
