@@ -11,6 +11,7 @@ export class TimeTree {
   readonly size: number;
   readonly leaves: number;
   readonly nodes: Float64Array;
+  readonly asked = new Float64Array(1);
 
   constructor(size: number) {
     if (!Number.isInteger(size) || size < 1) throw new RangeError(`a time tree of ${size} was asked for; the size must be a positive integer`);
@@ -62,7 +63,14 @@ export class TimeTree {
 
   /** Index with the smallest time, the lowest of several; -1 when none is there. */
   first(): number {
-    return this.nodes[1] === Infinity ? -1 : this.lowestUpTo(this.nodes[1]!);
+    const { leaves, nodes } = this;
+    if (nodes[1] === Infinity) return -1;
+    let node = 1;
+    while (node < leaves) {
+      node *= 2;
+      if (nodes[node + 1]! < nodes[node]!) node++;
+    }
+    return node - leaves;
   }
 
   /** How many times are <= `time`: looks at twice as many nodes on each level. */
@@ -73,7 +81,14 @@ export class TimeTree {
 
   /** Lowest index whose time is <= `time`, or -1. */
   lowestUpTo(time: number): number {
+    this.asked[0] = time;
+    return this.lowestUpToAsked();
+  }
+
+  /** As `lowestUpTo`, of the time that the caller has stored in `asked[0]`. */
+  lowestUpToAsked(): number {
     const nodes = this.nodes;
+    const time = this.asked[0]!;
     if (!(nodes[1]! <= time)) return -1;
     const leaves = this.leaves;
     let node = 1;

@@ -118,8 +118,11 @@ export class EmulatedDeviceRole implements Role {
         this.#noteGiven(gpu, model, number);
         if (ended.has(batchKey(model, number))) continue;
         const header = (this.#memory.shards[shard]!.batchHeaders >> 2) + row * BATCH.words;
-        this.#hold(gpu, shard, row, model, number, f64[(header >> 1) + BATCH.at.readyNs]!, f64[(header >> 1) + BATCH.at.lengthNs]!, 0);
-        this.#events.set(gpu, this.#readyNs[2 * gpu]!);
+        const batch = this.#hold(gpu, shard, row, model, number);
+        this.#readyNs[batch] = f64[(header >> 1) + BATCH.at.readyNs]!;
+        this.#lengthNs[batch] = f64[(header >> 1) + BATCH.at.lengthNs]!;
+        this.#controlNs[batch] = 0;
+        this.#eventAt(gpu, this.#readyNs, 2 * gpu);
       }
     }
   }
@@ -172,9 +175,16 @@ export class EmulatedDeviceRole implements Role {
       this.#noteGiven(gpu, model, number);
       const half = at >> 1;
       const wasIdle = this.#held[gpu] === 0;
-      this.#hold(gpu, lane.i32[at + ISSUE_SHARD]!, lane.i32[at + ISSUE_ROW]!, model, number, lane.f64[half + ISSUE_READY_NS]!, lane.f64[half + ISSUE_LENGTH_NS]!, now - lane.f64[half + ISSUE_GRANTED_NS]!);
-      if (wasIdle && lane.f64[half + ISSUE_READY_NS]! <= now) this.#start(gpu, now);
-      else if (wasIdle) this.#events.set(gpu, lane.f64[half + ISSUE_READY_NS]!);
+      const batch = this.#hold(gpu, lane.i32[at + ISSUE_SHARD]!, lane.i32[at + ISSUE_ROW]!, model, number);
+      this.#readyNs[batch] = lane.f64[half + ISSUE_READY_NS]!;
+      this.#lengthNs[batch] = lane.f64[half + ISSUE_LENGTH_NS]!;
+      this.#controlNs[batch] = now - lane.f64[half + ISSUE_GRANTED_NS]!;
+      if (wasIdle && lane.f64[half + ISSUE_READY_NS]! <= now) {
+        this.#startNs[gpu] = now;
+        this.#start(gpu);
+      } else if (wasIdle) {
+        this.#eventAt(gpu, this.#readyNs, batch);
+      }
     }
     if (count > 0) lane.release(count);
     return count;
@@ -195,7 +205,8 @@ export class EmulatedDeviceRole implements Role {
     given[at + 1] = number;
   }
 
-  #hold(gpu: number, shard: number, row: number, model: number, number: number, readyNs: number, lengthNs: number, controlNs: number): void {
+  /** Returns the number of the batch, for the caller to note its times: as arguments they would be boxed. */
+  #hold(gpu: number, shard: number, row: number, model: number, number: number): number {
     const held = this.#held[gpu]!;
     if (held === 2) throw new Error(`GPU ${gpu} was issued a third batch`);
     const batch = (2 * gpu + held) * BATCH_WORDS;
@@ -203,10 +214,14 @@ export class EmulatedDeviceRole implements Role {
     this.#batches[batch + ROW] = row;
     this.#batches[batch + MODEL] = model;
     this.#batches[batch + NUMBER] = number;
-    this.#readyNs[2 * gpu + held] = readyNs;
-    this.#lengthNs[2 * gpu + held] = lengthNs;
-    this.#controlNs[2 * gpu + held] = controlNs;
     this.#held[gpu] = held + 1;
+    return 2 * gpu + held;
+  }
+
+  /** Something is due at the GPU at `timesNs[index]`. */
+  #eventAt(gpu: number, timesNs: Float64Array, index: number): void {
+    this.#events.nodes[this.#events.leaves + gpu] = timesNs[index]!;
+    this.#events.settle(gpu);
   }
 
   /** Ends and starts everything whose time has come; returns how many have ended. */
@@ -217,7 +232,8 @@ export class EmulatedDeviceRole implements Role {
     while (events.nodes[1]! <= now) {
       const gpu = events.first();
       if (this.#running[gpu] === 0) {
-        this.#start(gpu, now);
+        this.#startNs[gpu] = now;
+        this.#start(gpu);
         continue;
       }
       this.#report(gpu);
@@ -225,7 +241,7 @@ export class EmulatedDeviceRole implements Role {
       this.#running[gpu] = 0;
       this.#held[gpu]!--;
       if (this.#held[gpu] === 0) {
-        events.set(gpu, Infinity);
+        events.clear(gpu);
         continue;
       }
       // The next one was here before this end: it starts at the end, or when it is ready.
@@ -234,20 +250,24 @@ export class EmulatedDeviceRole implements Role {
       this.#readyNs[2 * gpu] = ready;
       this.#lengthNs[2 * gpu] = this.#lengthNs[2 * gpu + 1]!;
       this.#controlNs[2 * gpu] = this.#controlNs[2 * gpu + 1]!;
-      if (ready <= now) this.#start(gpu, Math.max(ready, this.#endNs[gpu]!));
-      else events.set(gpu, ready);
+      if (ready <= now) {
+        this.#startNs[gpu] = Math.max(ready, this.#endNs[gpu]!);
+        this.#start(gpu);
+      } else {
+        this.#eventAt(gpu, this.#readyNs, 2 * gpu);
+      }
     }
     return ended;
   }
 
-  #start(gpu: number, startNs: number): void {
+  /** At `#startNs[gpu]`. */
+  #start(gpu: number): void {
     const jitter = this.#jitter[gpu]!;
     let length = this.#lengthNs[2 * gpu]! * this.#slowdown[gpu]!;
     if (jitter > 0) length *= Math.max(0, 1 + jitter * this.#randoms[gpu]!.normal());
     this.#running[gpu] = 1;
-    this.#startNs[gpu] = startNs;
-    this.#endNs[gpu] = startNs + Math.round(length);
-    this.#events.set(gpu, this.#endNs[gpu]!);
+    this.#endNs[gpu] = this.#startNs[gpu]! + Math.round(length);
+    this.#eventAt(gpu, this.#endNs, gpu);
   }
 
   #report(gpu: number): void {

@@ -24,8 +24,8 @@ import { ACK_DISPATCHER, GPU_ACTIVE, GPU_NONE, GPU_SPEC, MODEL_NONE, MODEL_SPEC 
 import { BATCH, BATCH_OPEN, batchKey, DISPATCH_MODEL, GPU, type HeldBatch, heldBatches, HISTOGRAM, SCHEDULER_HISTOGRAMS } from '../protocol/tables.js';
 import { Advisor } from './advisor.js';
 import { Cluster, TICK_NS } from './cluster.js';
-import { BUCKETS_PER_SLO, LookAhead } from './look-ahead.js';
-import { GpuPool, POOL_END, POOL_EXEC, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
+import { BUCKETS_PER_SLO, LEARN_BATCH_NS, LEARN_WAIT_NS, LookAhead } from './look-ahead.js';
+import { GpuPool, POOL_BUSY_UNTIL, POOL_END, POOL_EXEC, POOL_FREE_AT, POOL_LENGTH, POOL_NOW, POOL_PLANNED, POOL_READY, POOL_START } from './gpu-pool.js';
 import { ReserveChoice } from './reserve-choice.js';
 
 // Offsets as constants of this module: V8 folds these, but not the fields of an imported object.
@@ -303,7 +303,8 @@ export class DispatcherRole implements Role {
     const header = this.#headerOf(batch.shard, batch.row);
     if (!this.#isOpen(header, batch.model, batch.number)) throw new Error(`GPU ${gpu} holds grant ${batch.number} of model ${batch.model}, which row ${batch.row} of shard ${batch.shard} does not have`);
     this.pool.cells[POOL_LENGTH] = this.#f64[(header >> 1) + BATCH.at.lengthNs]!;
-    this.#issue(gpu, batch.shard, batch.row, batch.model, batch.number, this.#i32[header + BATCH.at.size]!, this.#f64[(header >> 1) + BATCH.at.readyNs]!);
+    this.pool.cells[POOL_READY] = this.#f64[(header >> 1) + BATCH.at.readyNs]!;
+    this.#issue(gpu, batch.shard, batch.row, batch.model, batch.number, this.#i32[header + BATCH.at.size]!);
   }
 
   #headerOf(shard: number, row: number): number {
@@ -398,7 +399,10 @@ export class DispatcherRole implements Role {
       this.#wantedNs[model] = Infinity;
     }
     this.#deadlineNs[model] = deadline;
-    this.lookAhead.expect(model, f64[(at >> 1) + CANDIDATE_EXPECTED_NS]!, deadline);
+    const { lookAhead } = this;
+    lookAhead.saidFromNs[model] = f64[(at >> 1) + CANDIDATE_EXPECTED_NS]!;
+    lookAhead.saidToNs[model] = deadline;
+    lookAhead.note(model);
   }
 
   /**
@@ -408,7 +412,7 @@ export class DispatcherRole implements Role {
   #measureLateness(model: number): void {
     if (this.#jitterMeter === null || this.#isDeferred[model] === 0) return;
     const now = this.cells[CELL_NOW]!;
-    const lateNs = now - this.#due.get(model);
+    const lateNs = now - this.#due.nodes[this.#due.leaves + model]!;
     if (lateNs >= 0) this.#jitterMeter.add(lateNs, now);
   }
 
@@ -425,7 +429,16 @@ export class DispatcherRole implements Role {
 
   /** What a GPU is busy with has changed. */
   #noteGpu(gpu: number): void {
-    if (this.#looksAhead) this.lookAhead.occupy(gpu, this.pool.busyUntilNs(gpu));
+    if (!this.#looksAhead) return;
+    this.pool.findBusyUntil(gpu);
+    this.#occupy(gpu);
+  }
+
+  /** Until POOL_BUSY_UNTIL. */
+  #occupy(gpu: number): void {
+    const { lookAhead } = this;
+    lookAhead.saidToNs[lookAhead.gpuAt + gpu] = this.pool.cells[POOL_BUSY_UNTIL]!;
+    lookAhead.note(lookAhead.gpuAt + gpu);
   }
 
   #takeAnswers(): number {
@@ -454,17 +467,17 @@ export class DispatcherRole implements Role {
       return;
     }
     const size = words[at + ANSWER_SIZE]!;
-    const ready = lane.f64[(at >> 1) + ANSWER_READY_NS]!;
     const pool = this.pool;
     pool.cells[POOL_EXEC] = lane.f64[(at >> 1) + ANSWER_EXEC_NS]!;
-    pool.cells[POOL_READY] = ready;
+    pool.cells[POOL_READY] = lane.f64[(at >> 1) + ANSWER_READY_NS]!;
     pool.cells[POOL_LENGTH] = lane.f64[(at >> 1) + ANSWER_LENGTH_NS]!;
     pool.plan(gpu, shard, batchRow, model, number);
     this.#noteGpu(gpu);
-    this.#issue(gpu, shard, batchRow, model, number, size, ready);
+    this.#issue(gpu, shard, batchRow, model, number, size);
   }
 
-  #issue(gpu: number, shard: number, batchRow: number, model: number, number: number, size: number, readyNs: number): void {
+  /** `pool.cells`: ready and length. */
+  #issue(gpu: number, shard: number, batchRow: number, model: number, number: number, size: number): void {
     const host = this.#hostOfGpu[gpu]!;
     const lane = this.#issues[host]!;
     const at = lane.claim();
@@ -475,7 +488,7 @@ export class DispatcherRole implements Role {
     lane.i32[at + ISSUE_MODEL] = model;
     lane.i32[at + ISSUE_NUMBER] = number;
     lane.i32[at + ISSUE_SIZE] = size;
-    lane.f64[(at >> 1) + ISSUE_READY_NS] = readyNs;
+    lane.f64[(at >> 1) + ISSUE_READY_NS] = this.pool.cells[POOL_READY]!;
     lane.f64[(at >> 1) + ISSUE_LENGTH_NS] = this.pool.cells[POOL_LENGTH]!;
     lane.f64[(at >> 1) + ISSUE_GRANTED_NS] = this.#f64[(this.pool.row(gpu) >> 1) + GPU_GRANTED_NS]!;
     this.#issuesPending[host]!++;
@@ -586,7 +599,7 @@ export class DispatcherRole implements Role {
       }
       cells[POOL_EXEC] = Math.max(soonest, this.#execNs[model]!);
       const gpu = this.pool.lowestFreeByExec();
-      if (this.#observer !== null) this.#observer.granted(now, model, gpu, cells[POOL_EXEC]!, this.pool.freeAtNs(gpu), false);
+      if (this.#observer !== null) this.#observer.granted(this.cells[CELL_NOW]!, model, gpu, cells[POOL_EXEC]!, this.pool.freeAtNs(gpu), false);
       this.#grant(model, gpu, 0);
       granted++;
     }
@@ -619,7 +632,7 @@ export class DispatcherRole implements Role {
         this.#heldBack[held++] = model;
         continue;
       }
-      if (this.#observer !== null) this.#observer.granted(now, model, gpu, earliest, this.pool.freeAtNs(gpu), true);
+      if (this.#observer !== null) this.#observer.granted(this.cells[CELL_NOW]!, model, gpu, earliest, this.pool.freeAtNs(gpu), true);
       this.#grant(model, gpu, GRANT_EARLY);
       granted++;
     }
@@ -691,7 +704,8 @@ export class DispatcherRole implements Role {
     const row = this.#rowsAt + model * DISPATCH_MODEL.words;
     const number = (this.#i32[row + DISPATCH_MODEL_ISSUED]! + 1) | 0;
     const at = this.#sayGrant(gpu, model, number, flags);
-    this.#f64[(at >> 1) + GRANT_GPU_FREE_NS] = this.pool.freeAtNs(gpu);
+    this.pool.findFreeAt(gpu);
+    this.#f64[(at >> 1) + GRANT_GPU_FREE_NS] = this.pool.cells[POOL_FREE_AT]!;
     this.#f64[(at >> 1) + GRANT_GRANTED_NS] = this.cells[CELL_NOW]!;
     this.pool.grant(gpu, model, number, flags);
     this.#i32[row + DISPATCH_MODEL_ISSUED] = number;
@@ -727,11 +741,14 @@ export class DispatcherRole implements Role {
     const exec = this.pool.cells[POOL_EXEC]!;
     const freeNs = this.#f64[(at >> 1) + GRANT_GPU_FREE_NS]!;
     const lengthNs = this.#deadlineNs[model]! - this.#invalidAfterNs[model]!;
-    this.lookAhead.occupy(gpu, Number.isFinite(lengthNs) ? exec + lengthNs : Infinity);
+    this.pool.cells[POOL_BUSY_UNTIL] = lengthNs > -Infinity ? exec + lengthNs : Infinity;
+    this.#occupy(gpu);
     if (this.#isAdaptive[model] === 0) return;
     const wanted = this.#wantedNs[model]!;
     const batchNs = this.cluster.batchNs[model]!;
-    this.lookAhead.granted(Math.min(exec, freeNs) - wanted - this.cluster.bearsNs[model]!, batchNs > 0 ? batchNs : lengthNs, this.pool.activeCount);
+    this.lookAhead.learnFrom[LEARN_WAIT_NS] = Math.min(exec, freeNs) - wanted - this.cluster.bearsNs[model]!;
+    this.lookAhead.learnFrom[LEARN_BATCH_NS] = batchNs > 0 ? batchNs : lengthNs;
+    this.lookAhead.learn(this.pool.activeCount);
   }
 
   /** The model has no batch that is due any more. If it had one, and its oldest request is gone now, a wait for a GPU has cost that. */

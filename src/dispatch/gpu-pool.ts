@@ -48,11 +48,14 @@ export const POOL_END = 4;
 /** Result of `ended`: the planned start of the batch that has ended. */
 export const POOL_PLANNED = 5;
 export const POOL_NOW = 6;
+/** Result of `findFreeAt`, and of `findBusyUntil`: a double that is returned may be boxed. */
+export const POOL_FREE_AT = 7;
+export const POOL_BUSY_UNTIL = 8;
 
 export class GpuPool {
   readonly idle: IndexSet;
   readonly running: TimeTree;
-  readonly cells = new Float64Array(8);
+  readonly cells = new Float64Array(16);
   readonly i32: Int32Array;
   readonly f64: Float64Array;
   readonly #base: number;
@@ -114,7 +117,13 @@ export class GpuPool {
 
   /** When a GPU can take a grant: the past for an idle one, +Infinity for one that cannot. */
   freeAtNs(gpu: number): number {
-    return this.idle.has(gpu) ? this.f64[(this.row(gpu) >> 1) + GPU_FREE_NS]! : this.running.get(gpu);
+    this.findFreeAt(gpu);
+    return this.cells[POOL_FREE_AT]!;
+  }
+
+  findFreeAt(gpu: number): void {
+    if (this.idle.has(gpu)) this.cells[POOL_FREE_AT] = this.f64[(this.row(gpu) >> 1) + GPU_FREE_NS]!;
+    else this.cells[POOL_FREE_AT] = this.running.nodes[this.running.leaves + gpu]!;
   }
 
   /** How many GPUs are idle, or expected to be free by then. */
@@ -129,7 +138,8 @@ export class GpuPool {
   lowestFreeByExec(): number {
     const idle = this.idle.first();
     for (;;) {
-      const gpu = this.running.lowestUpTo(this.cells[POOL_EXEC]!);
+      this.running.asked[0] = this.cells[POOL_EXEC]!;
+      const gpu = this.running.lowestUpToAsked();
       if (gpu < 0 || (idle >= 0 && idle < gpu)) return idle;
       if (!this.#overdue(gpu)) return gpu;
       this.running.clear(gpu);
@@ -240,13 +250,15 @@ export class GpuPool {
     return { model: i32[row + GPU_GRANT_MODEL]!, number: i32[row + GPU_GRANT_NUMBER]!, flags: i32[row + GPU_GRANT_FLAGS]!, gpuFreeNs, grantedNs: f64[(row >> 1) + GPU_GRANTED_NS]! };
   }
 
-  /** Until when a GPU has work, as far as is known: −Infinity for one that is idle, or takes no batches any more. */
-  busyUntilNs(gpu: number): number {
+  /** POOL_BUSY_UNTIL: until when a GPU has work, as far as is known; −Infinity for one that is idle, or takes no batches any more. */
+  findBusyUntil(gpu: number): void {
     const row = this.row(gpu);
+    const { cells, f64, i32 } = this;
     const double = row >> 1;
-    if (this.#active[gpu] === 0) return -Infinity;
-    if (this.i32[row + GPU_NEXT_ROW] !== NONE) return this.f64[double + GPU_NEXT_EXEC_NS]! + this.f64[double + GPU_NEXT_LENGTH_NS]!;
-    return this.i32[row + GPU_RUN_ROW] !== NONE ? this.f64[double + GPU_RUN_END_NS]! : -Infinity;
+    if (this.#active[gpu] === 0) cells[POOL_BUSY_UNTIL] = -Infinity;
+    else if (i32[row + GPU_NEXT_ROW] !== NONE) cells[POOL_BUSY_UNTIL] = f64[double + GPU_NEXT_EXEC_NS]! + f64[double + GPU_NEXT_LENGTH_NS]!;
+    else if (i32[row + GPU_RUN_ROW] !== NONE) cells[POOL_BUSY_UNTIL] = f64[double + GPU_RUN_END_NS]!;
+    else cells[POOL_BUSY_UNTIL] = -Infinity;
   }
 
   /** Whether it takes new batches. */

@@ -33,25 +33,35 @@ const OVERBOOKED = 0.1;
 /** Less than any count of GPUs that are wanted. */
 const NONE = -1;
 
-/** In `#cells`: the bucket of now, counted from time 0; the reserve that was learnt; how far is looked ahead; an answer; what is kept. */
+/** In `#cells`: the bucket of now, counted from time 0; the reserve that was learnt; how far is looked ahead; an answer; what is kept; an answer of `#findBucket`. */
 const NOW = 0;
 const RESERVE = 1;
 const AHEAD = 2;
 const WHEN_ABOVE = 3;
 const SHARE = 4;
+const BUCKET = 5;
+/** In `learnFrom`. */
+export const LEARN_WAIT_NS = 0;
+export const LEARN_BATCH_NS = 1;
 
 export class LookAhead {
   readonly #bucketNs: number;
   /** What may be no small integer: a field that becomes one of another kind makes V8 drop all code that reads it. */
   readonly nowNs = new Float64Array(1);
+  readonly learnFrom = new Float64Array(2);
   readonly #cells = new Float64Array(8);
   /** occ in the bucket of now. */
   #begun = 0;
   readonly #sum = new Int32Array(2 * BUCKETS);
   readonly #peak = new Int32Array(2 * BUCKETS);
-  /** What was last said of each candidate and GPU, and who is not placed so yet: many come and go before anybody looks. */
-  readonly #saidFrom: Float64Array;
-  readonly #saidTo: Float64Array;
+  /**
+   * What was last said of each candidate and, from `gpuAt` on, of each GPU: begin and end, −Infinity as its end if there is none. Who stores here tells `note`:
+   * times that were arguments would be boxed.
+   */
+  readonly saidFromNs: Float64Array;
+  readonly saidToNs: Float64Array;
+  readonly gpuAt: number;
+  /** Who is not placed as was said yet: many come and go before anybody looks. */
   readonly #said: Int32Array;
   readonly #isSaid: Uint8Array;
   #saidCount = 0;
@@ -62,7 +72,6 @@ export class LookAhead {
   /** By candidate, then by GPU: buckets of begin and end. */
   readonly #from: Float64Array;
   readonly #to: Float64Array;
-  readonly #models: number;
   /** Whether, and for which limit, the last answers still hold. */
   #mostHolds = false;
   #most = 0;
@@ -73,13 +82,13 @@ export class LookAhead {
   #found = 0;
 
   constructor(models: number, gpus: number, bucketNs: number) {
-    this.#models = models;
+    this.gpuAt = models;
     this.#cells[SHARE] = LEARNT;
     this.#bucketNs = bucketNs;
     this.#from = new Float64Array(models + gpus).fill(NOTHING);
     this.#to = new Float64Array(models + gpus).fill(NOTHING);
-    this.#saidFrom = new Float64Array(models + gpus);
-    this.#saidTo = new Float64Array(models + gpus);
+    this.saidFromNs = new Float64Array(models + gpus).fill(-Infinity);
+    this.saidToNs = new Float64Array(models + gpus);
     this.#said = new Int32Array(models + gpus);
     this.#isSaid = new Uint8Array(models + gpus);
   }
@@ -96,26 +105,26 @@ export class LookAhead {
 
   /** The candidate of a model is expected to start at `startNs`, and must have ended by `deadlineNs`. */
   expect(model: number, startNs: number, deadlineNs: number): void {
-    this.#saidFrom[model] = startNs;
-    this.#saidTo[model] = deadlineNs;
-    if (this.#isSaid[model] === 0) this.#note(model);
+    this.saidFromNs[model] = startNs;
+    this.saidToNs[model] = deadlineNs;
+    this.note(model);
   }
 
   /** The model has no candidate. */
   forget(model: number): void {
-    this.#saidTo[model] = -Infinity;
-    if (this.#isSaid[model] === 0) this.#note(model);
+    this.saidToNs[model] = -Infinity;
+    this.note(model);
   }
 
   /** A GPU is busy until `untilNs`; −Infinity: it is idle. */
   occupy(gpu: number, untilNs: number): void {
-    const index = this.#models + gpu;
-    this.#saidFrom[index] = -Infinity;
-    this.#saidTo[index] = untilNs;
-    if (this.#isSaid[index] === 0) this.#note(index);
+    this.saidToNs[this.gpuAt + gpu] = untilNs;
+    this.note(this.gpuAt + gpu);
   }
 
-  #note(index: number): void {
+  /** Something new was stored in `saidFromNs` or `saidToNs`. */
+  note(index: number): void {
+    if (this.#isSaid[index] !== 0) return;
     this.#isSaid[index] = 1;
     this.#said[this.#saidCount++] = index;
   }
@@ -124,8 +133,8 @@ export class LookAhead {
     for (let k = 0; k < this.#saidCount; k++) {
       const index = this.#said[k]!;
       this.#isSaid[index] = 0;
-      if (this.#saidTo[index] === -Infinity) this.#remove(index);
-      else this.#place(index, this.#saidFrom[index]!, this.#saidTo[index]!);
+      if (this.saidToNs[index] === -Infinity) this.#remove(index);
+      else this.#place(index);
     }
     this.#saidCount = 0;
   }
@@ -218,9 +227,17 @@ export class LookAhead {
 
   /** A batch was granted a GPU `waitNs` later than it could bear; not above 0 if it could. `batchNs` is how long one of the target size takes. */
   granted(waitNs: number, batchNs: number, gpus: number): void {
+    this.learnFrom[LEARN_WAIT_NS] = waitNs;
+    this.learnFrom[LEARN_BATCH_NS] = batchNs;
+    this.learn(gpus);
+  }
+
+  /** As `granted`, from what is in `learnFrom`. */
+  learn(gpus: number): void {
     if (this.#cells[SHARE] !== LEARNT) return;
+    const waitNs = this.learnFrom[LEARN_WAIT_NS]!;
     const missedShare = Math.min(MOST_MISSED_SHARE, MISSED_SHARE_PER_GPU * gpus);
-    if (waitNs > 0) this.#cells[RESERVE]! += STEP * Math.min(1, waitNs / (WHOLE_MISS * batchNs));
+    if (waitNs > 0) this.#cells[RESERVE]! += STEP * Math.min(1, waitNs / (WHOLE_MISS * this.learnFrom[LEARN_BATCH_NS]!));
     else this.#cells[RESERVE]! -= (STEP * missedShare) / (1 - missedShare);
     this.#cells[RESERVE] = Math.max(0, Math.min(gpus, this.#cells[RESERVE]!));
   }
@@ -232,37 +249,42 @@ export class LookAhead {
 
   /** Buckets after that of now. */
   #ahead(): number {
-    return Math.min(BUCKETS - 1, Math.ceil(this.#cells[AHEAD]! / this.#bucketNs));
+    return Math.min(BUCKETS - 1, Math.ceil(this.#cells[AHEAD]! / this.#bucketNs)) | 0;
   }
 
-  #place(index: number, fromNs: number, toNs: number): void {
-    const from = this.#bucketOf(fromNs);
-    const to = this.#bucketOf(toNs);
+  #place(index: number): void {
+    const cells = this.#cells;
+    this.#findBucket(this.saidFromNs, index);
+    const from = cells[BUCKET]!;
+    this.#findBucket(this.saidToNs, index);
+    const to = cells[BUCKET]!;
     if (from === this.#from[index] && to === this.#to[index]) return;
     this.#remove(index);
     if (to <= from) return;
     this.#from[index] = from;
     this.#to[index] = to;
-    this.#mark(from, 1);
-    this.#mark(to, -1);
+    this.#mark(this.#from, index, 1);
+    this.#mark(this.#to, index, -1);
   }
 
   #remove(index: number): void {
     if (this.#from[index] === NOTHING) return;
-    this.#mark(this.#from[index]!, -1);
-    this.#mark(this.#to[index]!, 1);
+    this.#mark(this.#from, index, -1);
+    this.#mark(this.#to, index, 1);
     this.#from[index] = NOTHING;
   }
 
-  /** What has begun, or ended, does so now at the latest; what is beyond the ring ends with it, or never. */
-  #bucketOf(timeNs: number): number {
-    if (timeNs === Infinity) return NEVER;
-    const bucket = Math.floor(timeNs / this.#bucketNs);
-    if (bucket <= this.#cells[NOW]!) return this.#cells[NOW]!;
-    return Math.min(bucket, this.#cells[NOW]! + BUCKETS - 1);
+  /** BUCKET: what has begun, or ended, does so now at the latest; what is beyond the ring ends with it, or never. */
+  #findBucket(timesNs: Float64Array, index: number): void {
+    const cells = this.#cells;
+    const bucket = Math.floor(timesNs[index]! / this.#bucketNs);
+    if (timesNs[index] === Infinity) cells[BUCKET] = NEVER;
+    else if (bucket <= cells[NOW]!) cells[BUCKET] = cells[NOW]!;
+    else cells[BUCKET] = Math.min(bucket, cells[NOW]! + BUCKETS - 1);
   }
 
-  #mark(bucket: number, value: number): void {
+  #mark(buckets: Float64Array, index: number, value: number): void {
+    const bucket = buckets[index]!;
     if (bucket === NEVER) return;
     this.#mostHolds = this.#whenHolds = false;
     if (bucket <= this.#cells[NOW]!) this.#begun += value;

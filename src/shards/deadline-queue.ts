@@ -301,9 +301,9 @@ export class DeadlineQueue {
     }
     if (((this.#noted - this.#head) | 0) < 0) this.#noted = this.#head;
     const heap = part === PREFIX ? this.#prefixHeap : this.#suffixHeap;
-    const ring = first === end ? Infinity : this.#deadlines[first & mask]!;
-    const top = heap.count === 0 ? Infinity : heap.firstDeadline();
-    this.oldest[part] = top < ring ? top : ring;
+    const oldest = this.oldest;
+    oldest[part] = first === end ? Infinity : this.#deadlines[first & mask]!;
+    if (heap.count > 0 && heap.firstDeadline() < oldest[part]!) oldest[part] = heap.firstDeadline();
   }
 
   /** `count` more do not fit into the ring: close the gaps that cancelled requests have left, or make it larger. Amortised O(1) per push. */

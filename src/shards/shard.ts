@@ -153,6 +153,10 @@ const WINDOW_LOOK_AGAIN = 13;
 /** What `#openBuffer` is given. */
 const WINDOW_FLOOR = 14;
 const WINDOW_UNTIL = 15;
+/** What `#tick` is given. */
+const WINDOW_TICK = 16;
+/** What `#findLookAgain` has found. */
+const WINDOW_FOUND = 17;
 
 /**
  * A batch that starts within this time, and twice the error of timers, is told to the dispatcher at every arrival; one further off may
@@ -242,7 +246,7 @@ export class ShardRole implements Role {
   /** Whether a model is to be decided again at all, and how many are: when none is, what stands in the order means nothing. */
   readonly #isArmed: Uint8Array;
   #armedCount = 0;
-  readonly #window = new Float64Array(16);
+  readonly #window = new Float64Array(18);
   /** By model, without what lies in its buffer (`#queueOf`). */
   readonly #queues: DeadlineQueue[] = [];
   readonly #loops: InnerLoops;
@@ -740,8 +744,9 @@ export class ShardRole implements Role {
   #countArrivals(model: number, count: number): void {
     const now = this.cells[CELL_NOW]!;
     const dueNs = this.#meter.nextTickNs[model]!;
-    if (dueNs === Infinity) this.#meter.start(model, now);
-    else if (now >= dueNs) this.#tick(model, now);
+    this.#window[WINDOW_TICK] = now;
+    if (dueNs === Infinity) this.#meter.start(model, this.#window[WINDOW_TICK]);
+    else if (now >= dueNs) this.#tick(model);
     this.#meter.arrivals[model]! += count;
   }
 
@@ -944,7 +949,8 @@ export class ShardRole implements Role {
     const window = this.#window;
     const now = window[WINDOW_NOW]!;
     const gpuFreeNs = window[WINDOW_GPU_FREE]!;
-    if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
+    window[WINDOW_TICK] = now;
+    if (now >= this.#meter.nextTickNs[model]!) this.#tick(model);
     this.#decide(model);
     const policy = this.#policy;
     const ready = early ? window[WINDOW_EARLIEST]! : window[WINDOW_READY]!;
@@ -1026,12 +1032,12 @@ export class ShardRole implements Role {
     const count = this.#touchedCount;
     if (count === 0) return;
     const window = this.#window;
-    window[WINDOW_NOW] = now;
+    window[WINDOW_NOW] = window[WINDOW_TICK] = now;
     let published = 0;
     for (let k = 0; k < count; k++) {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
-      if (now >= this.#meter.nextTickNs[model]!) this.#tick(model, now);
+      if (now >= this.#meter.nextTickNs[model]!) this.#tick(model);
       if (this.#canWait(model)) continue;
       window[WINDOW_GPU_FREE] = -Infinity;
       this.#decide(model);
@@ -1088,12 +1094,14 @@ export class ShardRole implements Role {
     const now = window[WINDOW_NOW]!;
     const halfway = Math.floor(now + (window[WINDOW_LOOK_AGAIN]! - now) / 2) + 1;
     let most = Math.max(size, Math.min(this.#maxBatch[model]! - 1, this.#maxQueue[model]!, size + this.#expectedArrivals(model)));
-    let until = Math.floor(this.#lookAgainNs(model, most));
+    this.#findLookAgain(model, most);
+    let until = Math.floor(window[WINDOW_FOUND]!);
     // More requests make the start earlier: if so many would take it further than half-way here, only a few are let in.
     if (until < halfway) {
       until = halfway;
       most = Math.min(most, size + (size >> 1) + QUIET_ARRIVALS);
-      if (this.#lookAgainNs(model, most) < until) most = size;
+      this.#findLookAgain(model, most);
+      if (window[WINDOW_FOUND]! < until) most = size;
     }
     if (this.#timerNs[model]! > until) {
       this.#timerNs[model] = until;
@@ -1109,7 +1117,7 @@ export class ShardRole implements Role {
       const alone = (window[WINDOW_END]! - this.#latencies[model]![1]! + this.#slopeNs[model]!) * gain;
       const published = this.#publishedExpectedNs[model]!;
       const movesNs = EXPECTED_MOVES * this.#sloNs[model]!;
-      if (slope > 0) most = Math.min(most, (now * (1 - gain) + alone - published + movesNs) / slope);
+      if (slope > 0) most = Math.max(size, Math.min(most, Math.floor((now * (1 - gain) + alone - published + movesNs) / slope)));
       if (gain < 1) until = Math.min(until, (published + movesNs - alone + slope * size) / (1 - gain));
     }
     window[WINDOW_FLOOR] = this.#queues[model]!.oldest[SUFFIX]!;
@@ -1160,10 +1168,10 @@ export class ShardRole implements Role {
     return true;
   }
 
-  /** When `#canWait` will say no to a batch of this size, whose WINDOW_END is known. */
-  #lookAgainNs(model: number, size: number): number {
+  /** WINDOW_FOUND: when `#canWait` will say no to a batch of this size, whose WINDOW_END is known. */
+  #findLookAgain(model: number, size: number): void {
     const f64 = this.#f64;
-    return this.#window[WINDOW_END]! - this.#latencies[model]![size + 1]! - f64[this.#marginsAt + CONTROL_AT]! - f64[this.#marginsAt + TRANSFER_AT]! * size - nearNs(f64[this.#marginsAt + JITTER_AT]!);
+    this.#window[WINDOW_FOUND] = this.#window[WINDOW_END]! - this.#latencies[model]![size + 1]! - f64[this.#marginsAt + CONTROL_AT]! - f64[this.#marginsAt + TRANSFER_AT]! * size - nearNs(f64[this.#marginsAt + JITTER_AT]!);
   }
 
   /** WINDOW_EXPECTED: when a batch that must end by WINDOW_END will be at its latest start, if requests go on to come at the mean rate. */
@@ -1327,9 +1335,10 @@ export class ShardRole implements Role {
     return 1;
   }
 
-  #tick(model: number, now: number): void {
+  /** As of WINDOW_TICK. */
+  #tick(model: number): void {
     this.#queueOf(model); // what lies in its buffer came before
-    this.#meter.catchUp(model, now);
+    this.#meter.catchUp(model, this.#window[WINDOW_TICK]!);
     this.#retarget(model);
   }
 

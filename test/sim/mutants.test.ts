@@ -80,7 +80,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'starts the next batch before the running one has ended',
-    file: 'devices/emulated', find: 'this.#start(gpu, Math.max(ready, this.#endNs[gpu]));', replace: 'this.#start(gpu, ready);',
+    file: 'devices/emulated', find: 'Math.max(ready, this.#endNs[gpu])', replace: 'ready',
     caughtBy: 'one batch per GPU',
   },
   {
@@ -375,7 +375,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'leaves the ends out of the look-ahead',
-    file: 'dispatch/look-ahead', find: 'this.#mark(to, -1);', replace: '',
+    file: 'dispatch/look-ahead', find: 'this.#mark(this.#to, index, -1);', replace: '',
     caughtBy: 'early',
   },
   {
