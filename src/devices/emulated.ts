@@ -128,7 +128,7 @@ export class EmulatedDeviceRole implements Role {
   }
 
   poll(): void {
-    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#hasPolled;
+    const changed = this.#i32[this.#memory.version >> 2] !== this.#version || !this.#hasPolled;
     this.#hasPolled = true;
     if (changed) this.#takeChanges();
     const ended = this.#runDue();

@@ -209,7 +209,7 @@ export class DispatcherRole implements Role {
   poll(): void {
     const now = this.cells[CELL_NOW]!;
     this.pool.cells[POOL_NOW] = now;
-    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
+    const changed = this.#i32[this.#memory.version >> 2] !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
     // Nobody waits for the tick: it comes with the first poll after its time.
     if (now >= this.cluster.nextTickNs) {

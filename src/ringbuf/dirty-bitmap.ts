@@ -1,7 +1,7 @@
 /**
  * A set of small integers in shared memory: many threads mark, one reader collects. Levels of 32-bit words;
  * a bit in an upper level says that the word below it may be non-zero. The root is a single word, so looking
- * at a clean bitmap costs one atomic load.
+ * at a clean bitmap costs one plain load.
  *
  * Marking goes from leaf to root, collecting from root to leaf, and a word is exchanged with 0 *before* what
  * it stands for is read: a mark that comes later sets it again, so none is lost (it may be seen twice).
@@ -64,14 +64,15 @@ export class DirtyBitmap {
     for (let level = 0; level < this.#levels.length; level++) {
       const word = this.#levels[level]! + (at >> 5);
       const bit = 1 << (at & 31);
-      if ((Atomics.load(i32, word) & bit) === 0) Atomics.or(i32, word, bit);
+      // A plain look may find a bit unset that is set, which only costs a write; one that is set must be so now.
+      if ((i32[word]! & bit) === 0 || (Atomics.load(i32, word) & bit) === 0) Atomics.or(i32, word, bit);
       at >>= 5;
     }
   }
 
   /** Whether `collect` would have to look. */
   get dirty(): boolean {
-    return Atomics.load(this.#i32, this.#root) !== 0;
+    return this.#i32[this.#root] !== 0;
   }
 
   /**
@@ -85,7 +86,7 @@ export class DirtyBitmap {
     }
     const i32 = this.#i32;
     const top = this.#levels.length - 1;
-    if (Atomics.load(i32, this.#root) === 0) return 0;
+    if (i32[this.#root] === 0) return 0;
     let count = 0;
     let level = top;
     this.#walkWord[top] = 0;

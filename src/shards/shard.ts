@@ -394,7 +394,7 @@ export class ShardRole implements Role {
   poll(): void {
     const cells = this.cells;
     this.#ledger.cells[LEDGER_NOW] = cells[CELL_NOW]!;
-    const changed = Atomics.load(this.#i32, this.#memory.version >> 2) !== this.#version || !this.#tookOver;
+    const changed = this.#i32[this.#memory.version >> 2] !== this.#version || !this.#tookOver;
     if (changed) this.#takeChanges();
     let work = this.#tookOver ? 0 : this.#takeOver();
 
