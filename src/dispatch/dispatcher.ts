@@ -222,7 +222,7 @@ export class DispatcherRole implements Role {
       this.lookAhead.nowNs[0] = now;
       this.lookAhead.advance();
     }
-    let work = this.#tookOver ? this.#takeCandidates(this.#dirty.collect(this.#fresh)) : this.#takeAllCandidates();
+    let work = this.#tookOver ? this.#takeCandidates() : this.#takeAllCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
     if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside();
     if (!this.#tookOver) work += this.#takeOver();
@@ -340,8 +340,9 @@ export class DispatcherRole implements Role {
 
   // ---------------------------------------------------------------- what the shards say
 
-  /** The first `count` of `#fresh` have a new one. */
-  #takeCandidates(count: number): number {
+  #takeCandidates(): number {
+    if (!this.#dirty.dirty) return 0;
+    const count = this.#dirty.collect(this.#fresh);
     for (let k = 0; k < count; k++) {
       const at = this.#mailboxes.take(this.#fresh[k]!);
       if (at >= 0) this.#takeCandidate(this.#fresh[k]!, at);

@@ -86,7 +86,7 @@ export class DirtyBitmap {
     }
     const i32 = this.#i32;
     const top = this.#levels.length - 1;
-    if (i32[this.#root] === 0) return 0;
+    if (Atomics.load(i32, this.#root) === 0) return 0;
     let count = 0;
     let level = top;
     this.#walkWord[top] = 0;

@@ -77,7 +77,7 @@ export class Mailboxes {
     const at = this.#base + box * this.#boxWords;
     const i32 = this.i32;
     for (let attempt = 0; attempt < 3; attempt++) {
-      const state = i32[at]!; // an old one is found out by the exchange
+      const state = Atomics.load(i32, at);
       const swapped = ((state >> 2) & 3) | ((state & 3) << 2) | (state & (3 << 4)) | FRESH;
       if (Atomics.compareExchange(i32, at, state, swapped) === state) return;
     }
@@ -94,7 +94,7 @@ export class Mailboxes {
   take(box: number): number {
     const at = this.#base + box * this.#boxWords;
     const i32 = this.i32;
-    let state = i32[at]!;
+    let state = Atomics.load(i32, at);
     while ((state & FRESH) !== 0) {
       // Only the writer can interfere, and it can do so again only after filling another slot: this ends.
       const swapped = (state & 3) | (((state >> 4) & 3) << 2) | (((state >> 2) & 3) << 4);

@@ -18,7 +18,7 @@ import { batchSizeOf, gpuOf, OUTCOME, outcomeOf } from '#rubato/protocol/outcome
 import { MARGIN_DROP_SHARE } from '#rubato/protocol/shared-memory.js';
 import { SHARD_SLOT, SLOT, SLOT_DOUBLES, SLOT_WORDS } from '#rubato/protocol/tables.js';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
-import type { LookAhead } from '#rubato/dispatch/look-ahead.js';
+import { LEARN_BATCH_NS, LEARN_WAIT_NS, type LookAhead } from '#rubato/dispatch/look-ahead.js';
 import { LEARNT } from '#rubato/dispatch/reserve-choice.js';
 import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 import {
@@ -427,19 +427,14 @@ export class Run implements Observer {
     /** A deadline of more than twice the longest SLO is beyond what is looked at: it is taken for the end of that. */
     const seen = (timeNs: number): number => (timeNs === Infinity ? Infinity : Math.min(bucketOf(timeNs), bucketOf(this.host.nowNs) + 1023));
     const spans = new Map<string, { from: number; to: number }>();
-    const { expect, forget, occupy, most, granted, keep } = lookAhead;
-    lookAhead.expect = (model, startNs, deadlineNs) => {
-      spans.set(`model ${model}`, { from: seen(startNs), to: seen(deadlineNs) });
-      expect.call(lookAhead, model, startNs, deadlineNs);
-    };
-    lookAhead.forget = (model) => {
-      spans.delete(`model ${model}`);
-      forget.call(lookAhead, model);
-    };
-    lookAhead.occupy = (gpu, untilNs) => {
-      if (untilNs === -Infinity) spans.delete(`gpu ${gpu}`);
-      else spans.set(`gpu ${gpu}`, { from: 0, to: seen(untilNs) });
-      occupy.call(lookAhead, gpu, untilNs);
+    const { note, most, learn, keep } = lookAhead;
+    lookAhead.note = (index) => {
+      const toNs = lookAhead.saidToNs[index]!;
+      const isModel = index < lookAhead.gpuAt;
+      const name = isModel ? `model ${index}` : `gpu ${index - lookAhead.gpuAt}`;
+      if (toNs === -Infinity) spans.delete(name);
+      else spans.set(name, { from: isModel ? seen(lookAhead.saidFromNs[index]!) : 0, to: seen(toNs) });
+      note.call(lookAhead, index);
     };
     this.#wantedWithin = (aheadNs) => {
       const now = bucketOf(this.host.nowNs);
@@ -462,8 +457,10 @@ export class Run implements Observer {
       keep.call(lookAhead, share);
       this.#share = share;
     };
-    lookAhead.granted = (waitNs, batchNs, gpus) => {
-      granted.call(lookAhead, waitNs, batchNs, gpus);
+    lookAhead.learn = (gpus) => {
+      const waitNs = lookAhead.learnFrom[LEARN_WAIT_NS]!;
+      const batchNs = lookAhead.learnFrom[LEARN_BATCH_NS]!;
+      learn.call(lookAhead, gpus);
       const step = this.#share !== LEARNT ? 0 : waitNs > 0 ? 0.25 * Math.min(1, waitNs / (0.1 * batchNs)) : -reserveGivenUp(gpus);
       this.#reserve = Math.min(this.#scenario.gpus, Math.max(0, this.#reserve + step));
       this.#check(Math.abs(lookAhead.reserve - this.#reserve) < 1e-9, 'early', () => `the reserve is ${lookAhead.reserve}, expected ${this.#reserve}`);
