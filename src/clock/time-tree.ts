@@ -11,6 +11,7 @@ export class TimeTree {
   readonly size: number;
   readonly leaves: number;
   readonly nodes: Float64Array;
+  /** What `lowestUpToAsked` is given. */
   readonly asked = new Float64Array(1);
 
   constructor(size: number) {

@@ -48,6 +48,7 @@ export class LookAhead {
   readonly #bucketNs: number;
   /** What may be no small integer: a field that becomes one of another kind makes V8 drop all code that reads it. */
   readonly nowNs = new Float64Array(1);
+  /** What `learn` is given. */
   readonly learnFrom = new Float64Array(2);
   readonly #cells = new Float64Array(8);
   /** occ in the bucket of now. */
@@ -103,7 +104,7 @@ export class LookAhead {
     this.#cells[SHARE] = share;
   }
 
-  /** The candidate of a model is expected to start at `startNs`, and must have ended by `deadlineNs`. */
+  /** The candidate of a model is expected to start at `startNs`, and must have ended by `deadlineNs`. (The dispatcher stores this itself, and what `occupy` does.) */
   expect(model: number, startNs: number, deadlineNs: number): void {
     this.saidFromNs[model] = startNs;
     this.saidToNs[model] = deadlineNs;

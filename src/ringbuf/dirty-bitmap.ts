@@ -9,7 +9,8 @@
  *
  * Therefore what a mark stands for must be published by an atomic store or exchange before it (a ring's commit, a
  * mailbox's publish). A plain store may still wait in the processor's store buffer while `mark` finds the bit set
- * and the reader takes it: then the reader sees the value from before, and no mark is left (seen on x86).
+ * and the reader takes it: then the reader sees the value from before, and no mark is left (seen on x86). For the same reason
+ * the reader's first look at it must be atomic.
  */
 import { checkPiece } from './layout.js';
 

@@ -1,7 +1,7 @@
 /**
  * Wakes one thread that has nothing to do. One i32 word, 0 while its owner is awake, and a second one for the futex.
  *
- * The owner: `prepare()`, then look at every source once more (plain loads will do), then `park()` or, if something was found, `cancel()`.
+ * The owner: `prepare()`, then look at every source once more (`#announce` lets plain loads do), then `park()` or, if something was found, `cancel()`.
  * Who adds work: publish it by an atomic store or exchange, then `ring()`. Sequentially consistent atomics leave two
  * cases: the ringer sees SLEEPING and wakes, or the owner's second look sees the work. No wake-up is lost. (A plain
  * store would not do: it may wait in the store buffer while `ring` still finds the owner awake.)
@@ -73,7 +73,7 @@ export class Doorbell {
     this.#announce(SLEEPING_NATIVE);
   }
 
-  /** Sources may be looked at by plain loads: on arm64 only an atomic one keeps those behind the store. */
+  /** Sources may be looked at by plain loads afterwards: as V8 compiles atomics, x64 keeps those behind the store, and arm64 behind an atomic load that follows it. */
   #announce(state: number): void {
     Atomics.store(this.#i32, this.#at, state);
     Atomics.load(this.#i32, this.#at);

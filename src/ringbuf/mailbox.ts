@@ -94,6 +94,7 @@ export class Mailboxes {
   take(box: number): number {
     const at = this.#base + box * this.#boxWords;
     const i32 = this.i32;
+    // No plain look: on arm64 it may run ahead of the exchange that has just cleared this box's bit (dirty-bitmap.ts).
     let state = Atomics.load(i32, at);
     while ((state & FRESH) !== 0) {
       // Only the writer can interfere, and it can do so again only after filling another slot: this ends.

@@ -148,7 +148,7 @@ const WINDOW_GPU_FREE = 10;
 const WINDOW_END = 11;
 /** When a batch that is granted now starts. */
 const WINDOW_SOONEST = 12;
-/** For `#letIn`: when a model is to be looked at again if nothing comes. */
+/** For `#letIn` and what it asks: when a model is to be looked at again if nothing comes. */
 const WINDOW_LOOK_AGAIN = 13;
 /** What `#openBuffer` is given. */
 const WINDOW_FLOOR = 14;
@@ -287,6 +287,7 @@ export class ShardRole implements Role {
   readonly #publishedExecNs: Float64Array;
   readonly #publishedInvalidNs: Float64Array;
   readonly #publishedRankNs: Float64Array;
+  readonly #publishedLeadNs: Float64Array;
   readonly #publishedExpectedNs: Float64Array;
   readonly #publishedFlags: Uint8Array;
   /** Numbers of free batch rows, a stack. */
@@ -370,6 +371,7 @@ export class ShardRole implements Role {
     this.#publishedExecNs = new Float64Array(models);
     this.#publishedInvalidNs = new Float64Array(models);
     this.#publishedRankNs = new Float64Array(models);
+    this.#publishedLeadNs = new Float64Array(models);
     this.#publishedExpectedNs = new Float64Array(models);
     this.#publishedFlags = new Uint8Array(models);
 
@@ -745,7 +747,7 @@ export class ShardRole implements Role {
     const now = this.cells[CELL_NOW]!;
     const dueNs = this.#meter.nextTickNs[model]!;
     this.#window[WINDOW_TICK] = now;
-    if (dueNs === Infinity) this.#meter.start(model, this.#window[WINDOW_TICK]);
+    if (dueNs === Infinity) this.#meter.start(model, now);
     else if (now >= dueNs) this.#tick(model);
     this.#meter.arrivals[model]! += count;
   }
@@ -1048,8 +1050,8 @@ export class ShardRole implements Role {
   }
 
   /**
-   * Whether the model's batch is still gathering and its start so far away that nothing needs to be decided or told now.
-   * Nearly all arrivals of a busy model come in this state. It must hold that everything queued makes one batch that
+   * Whether the model's batch is still gathering and its start so far away that nothing needs to be decided or told now (or is full, and has been told:
+   * `#staysFull`). Nearly all arrivals of a busy model come in this state. It must hold that everything queued makes one batch that
    * more may join (no prefix, not full, in time), that the dispatcher holds nothing that comes due before this batch
    * does, and that a timer looks again in good time.
    */
@@ -1128,7 +1130,7 @@ export class ShardRole implements Role {
   /** At most so many are expected until WINDOW_LOOK_AGAIN: to let in more makes the start that they would all bring needlessly early. */
   #expectedArrivals(model: number): number {
     const rate = this.#f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_RATE_PER_SECOND]!;
-    if (rate === 0) return MOST_BUFFERED; // not known yet
+    if (rate === 0) return MOST_BUFFERED; // as a rule it is not known yet
     const seconds = (this.#window[WINDOW_LOOK_AGAIN]! - this.#window[WINDOW_NOW]!) / 1e9;
     return Math.min(MOST_BUFFERED, Math.ceil(MORE_ARRIVALS * rate * seconds) + QUIET_ARRIVALS);
   }
@@ -1150,15 +1152,17 @@ export class ShardRole implements Role {
    */
   #staysFull(model: number, queue: DeadlineQueue): boolean {
     const size = this.#publishedSize[model]!;
-    if (size !== this.#maxBatch[model]! || queue.count < size || this.#isArmed[model] === 0) return false;
+    if (size !== this.#maxBatch[model]! || queue.count < size) return false;
     const window = this.#window;
     const now = window[WINDOW_NOW]!;
     const f64 = this.#f64;
-    const invalidNs = this.#publishedInvalidNs[model]!;
+    const lengthNs = this.#latencies[model]![size]!;
     const oldestNs = queue.oldest[queue.prefixCount > 0 ? PREFIX : SUFFIX]!;
-    if (oldestNs - this.#latencies[model]![size]! !== invalidNs) return false;
-    const earliest = now + f64[this.#marginsAt + CONTROL_AT]! + f64[this.#marginsAt + TRANSFER_AT]! * size;
-    if (earliest > invalidNs) return false;
+    const lead = f64[this.#marginsAt + CONTROL_AT]! + f64[this.#marginsAt + TRANSFER_AT]! * size;
+    // Nor have c and j changed: they are in what was told.
+    if (oldestNs - f64[this.#marginsAt + JITTER_AT]! - lengthNs !== this.#publishedRankNs[model]! || lead !== this.#publishedLeadNs[model]!) return false;
+    const earliest = now + lead;
+    if (earliest > oldestNs - lengthNs) return false;
     this.#policy.passTooMany(queue, size);
     f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_QUEUED] = queue.count;
     window[WINDOW_FLOOR] = oldestNs;
@@ -1314,6 +1318,7 @@ export class ShardRole implements Role {
     this.#publishedExecNs[model] = exec;
     this.#publishedInvalidNs[model] = invalidAfter;
     this.#publishedRankNs[model] = rank;
+    this.#publishedLeadNs[model] = window[WINDOW_LEAD]!;
     this.#publishedExpectedNs[model] = window[WINDOW_EXPECTED]!;
     this.#publishedFlags[model] = adaptive && size >= this.#worthSize[model]! ? CANDIDATE_MAY_START : 0;
     // The candidate before was granted, so the dispatcher has none: it need not be told that there is none.

@@ -155,7 +155,12 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes a full batch for the one that was told though its oldest are others',
-    file: 'shards/shard', find: 'if (oldestNs - this.#latencies[model][size] !== invalidNs)', replace: 'if (false)',
+    file: 'shards/shard', find: 'if (oldestNs - f64[this.#marginsAt + JITTER_AT] - lengthNs !== this.#publishedRankNs[model] || lead', replace: 'if (lead',
+    caughtBy: 'timer',
+  },
+  {
+    name: 'takes a full batch for the one that was told though it is too late for it',
+    file: 'shards/shard', find: 'if (earliest > oldestNs - lengthNs)', replace: 'if (false)',
     caughtBy: 'policy',
   },
   {
