@@ -144,7 +144,7 @@ export class DispatcherRole implements Role {
   /** The due ones that wait for a GPU, by rank, and by −lead. */
   readonly #waiting: TimeTree;
   readonly #waitingLead: TimeTree;
-  /** Whether a model's condition is `adaptive`, and whether that of any is: nobody else needs the look-ahead. */
+  /** Whether a model's condition is `adaptive`, and whether there is one whose batches can gather: nobody else needs the look-ahead. */
   readonly #isAdaptive: Uint8Array;
   #looksAhead = false;
   #tookOver = false;
@@ -222,7 +222,7 @@ export class DispatcherRole implements Role {
       this.lookAhead.nowNs[0] = now;
       this.lookAhead.advance();
     }
-    let work = this.#tookOver ? this.#takeCandidates() : this.#takeAllCandidates();
+    let work = this.#tookOver ? this.#takeCandidates(this.#dirty.collect(this.#fresh)) : this.#takeAllCandidates();
     const news = this.#takeAnswers() + this.#takeDeviceDone();
     if ((news > 0 || changed) && this.#asideCount > 0) this.#takeBackAside();
     if (!this.#tookOver) work += this.#takeOver();
@@ -259,7 +259,8 @@ export class DispatcherRole implements Role {
       const row = (this.#memory.specs >> 2) + model * MODEL_SPEC.words;
       const adaptive = i32[row + MODEL_SPEC.at.state] !== MODEL_NONE && i32[row + MODEL_SPEC.at.condition] === WANT_ADAPTIVE;
       this.#isAdaptive[model] = adaptive ? 1 : 0;
-      if (adaptive) this.#looksAhead = true;
+      // A batch of one that may not grow is due at once: nobody starts it early.
+      if (adaptive && i32[row + MODEL_SPEC.at.maxBatch]! > 1) this.#looksAhead = true;
     }
     for (let gpu = 0; gpu < this.#versions.length; gpu++) this.#noteGpu(gpu);
   }
@@ -340,9 +341,8 @@ export class DispatcherRole implements Role {
 
   // ---------------------------------------------------------------- what the shards say
 
-  #takeCandidates(): number {
-    if (!this.#dirty.dirty) return 0;
-    const count = this.#dirty.collect(this.#fresh);
+  /** The first `count` of `#fresh` have a new one. */
+  #takeCandidates(count: number): number {
     for (let k = 0; k < count; k++) {
       const at = this.#mailboxes.take(this.#fresh[k]!);
       if (at >= 0) this.#takeCandidate(this.#fresh[k]!, at);
@@ -756,7 +756,7 @@ export class DispatcherRole implements Role {
   #noteGivenUp(model: number): void {
     if (this.#wantedNs[model] === Infinity) return;
     this.#wantedNs[model] = Infinity;
-    if (this.#isAdaptive[model] === 1) this.lookAhead.lost(this.pool.activeCount);
+    if (this.#looksAhead && this.#isAdaptive[model] === 1) this.lookAhead.lost(this.pool.activeCount);
   }
 
   // ---------------------------------------------------------------- end of a poll

@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import { LatencyProfile } from '#rubato/model/latency-profile.js';
 import { Random } from '#rubato/model/random.js';
 import { type Condition, CONDITIONS, type DropPolicy, DROP_POLICIES } from '#rubato/protocol/config.js';
-import type { Observer } from '#rubato/protocol/observer.js';
+import { type Observer, UNWATCHED } from '#rubato/protocol/observer.js';
 import { Arrivals } from '#rubato/sim/arrivals.js';
 import { badAt } from '#rubato/sim/compare.js';
 import { drawnWorkload } from '#rubato/sim/drawn-workload.js';
@@ -234,5 +234,44 @@ describe('adaptive', () => {
       const { told, offered } = play(name, [[3, 0.85]]);
       assert.ok(told > 0 && told < offered / 3, `${name}: ${told} candidates for ${offered} requests`);
     }
+  });
+});
+
+/** Grants before their time, and what the look-ahead is told, of 8 models on 4 GPUs: 4 s of 3,000 requests/s, in bursts of 12. */
+function playSmall(maxBatch: number): { early: number; told: number; completed: number } {
+  const profile = LatencyProfile.linear({ alphaNs: 1e5, betaNs: 1e6, maxBatch }, 'profile');
+  let early = 0;
+  let told = 0;
+  const host = new VirtualHost(virtualConfig({
+    profiles: [profile.ns],
+    models: Array.from({ length: 8 }, (_, index) => ({ name: `m${index}`, sloNs: 10e6, profile: 0, maxBatch, maxQueue: 1000, dropPolicy: DROP_POLICIES.indexOf('adaptive'), condition: CONDITIONS.indexOf('adaptive') })),
+    gpus: Array.from({ length: 4 }, () => ({ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 })),
+  }), { ...UNWATCHED, granted: (_now, _model, _gpu, _exec, _free, isEarly) => { if (isEarly) early++; } });
+  const { lookAhead } = host.dispatcher;
+  const note = lookAhead.note.bind(lookAhead);
+  lookAhead.note = (index) => {
+    told++;
+    note(index);
+  };
+  for (let burst = 0; burst < 1000; burst++) {
+    host.advanceTo(burst * 4e6);
+    for (let k = 0; k < 12; k++) host.client.submit((burst + k) % 8, host.nowNs, 0);
+    host.client.commit();
+    host.settle();
+  }
+  host.runOut();
+  return { early, told, completed: host.stats.models().reduce((sum, { completed }) => sum + completed, 0) };
+}
+
+describe('adaptive, with the smallest batches', () => {
+  it('starts batches of two early', () => {
+    const { early, completed } = playSmall(2);
+    assert.ok(early > 0 && completed > 0, `${early} early, ${completed} completed`);
+  });
+
+  it('looks not ahead where no batch can gather', () => {
+    const { early, told, completed } = playSmall(1);
+    assert.deepEqual([early, told], [0, 0]);
+    assert.ok(completed > 0);
   });
 });
