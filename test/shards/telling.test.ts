@@ -7,6 +7,22 @@ import { VirtualHost, virtualConfig } from '#rubato/sim/virtual-host.js';
 
 const MS = 1e6;
 
+/** Candidates that are told while `body` runs. */
+function toldDuring(body: () => void): number {
+  const publish = Mailboxes.prototype.publish;
+  let told = 0;
+  Mailboxes.prototype.publish = function (box) {
+    told++;
+    publish.call(this, box);
+  };
+  try {
+    body();
+  } finally {
+    Mailboxes.prototype.publish = publish;
+  }
+  return told;
+}
+
 /** Candidates told per batch, with a request every 0.1 ms for 2 s, an SLO of 20 ms, and a margin j. */
 function toldPerBatch(jitterNs: number): number {
   const profile = LatencyProfile.linear({ alphaNs: 1000, betaNs: MS, maxBatch: 512 }, 'profile');
@@ -16,13 +32,7 @@ function toldPerBatch(jitterNs: number): number {
     gpus: [{ host: 0, slowdown: 1, jitter: 0, failureRate: 0, seed: 1 }],
     margins: { controlNs: 1e5, transferNs: 0, responseNs: 0, jitterNs, measureControl: false, measureResponse: false, measureJitter: false },
   }));
-  const publish = Mailboxes.prototype.publish;
-  let told = 0;
-  Mailboxes.prototype.publish = function (box) {
-    told++;
-    publish.call(this, box);
-  };
-  try {
+  const told = toldDuring(() => {
     for (let nowNs = 0; nowNs < 2e9; nowNs += 0.1 * MS) {
       host.advanceTo(nowNs);
       host.client.submit(0, nowNs, 0);
@@ -30,9 +40,7 @@ function toldPerBatch(jitterNs: number): number {
       host.settle();
     }
     host.runOut();
-  } finally {
-    Mailboxes.prototype.publish = publish;
-  }
+  });
   const { batches, completed, accepted } = host.stats.model(0);
   assert.equal(completed, accepted);
   return told / batches;
@@ -75,20 +83,12 @@ function fullBatchWaits(): { host: VirtualHost; submit: (count: number) => void;
 describe('a full batch that has been told of', () => {
   it('is not told of again because more come, who wait behind it', () => {
     const { host, submit } = fullBatchWaits();
-    const publish = Mailboxes.prototype.publish;
-    let told = 0;
-    Mailboxes.prototype.publish = function (box) {
-      told++;
-      publish.call(this, box);
-    };
-    try {
+    const told = toldDuring(() => {
       for (let k = 0; k < 100; k++) {
         host.advanceTo(host.nowNs + 0.1 * MS);
         submit(1);
       }
-    } finally {
-      Mailboxes.prototype.publish = publish;
-    }
+    });
     assert.deepEqual([told, host.stats.model(0).queued], [0, 104]);
   });
 
