@@ -1161,14 +1161,13 @@ export class ShardRole implements Role {
     const lead = f64[this.#marginsAt + CONTROL_AT]! + f64[this.#marginsAt + TRANSFER_AT]! * size;
     // Nor have c and j changed: they are in what was told.
     if (oldestNs - f64[this.#marginsAt + JITTER_AT]! - lengthNs !== this.#publishedRankNs[model]! || lead !== this.#publishedLeadNs[model]!) return false;
-    const earliest = now + lead;
-    if (earliest > oldestNs - lengthNs) return false;
+    if (this.#isArmed[model] === 0) return false; // its time has come
     this.#policy.passTooMany(queue, size);
     f64[((this.#rowsAt + model * MODEL_WORDS) >> 1) + SHARD_MODEL_QUEUED] = queue.count;
     window[WINDOW_FLOOR] = oldestNs;
     window[WINDOW_UNTIL] = this.#timerNs[model]!;
     this.#openBuffer(model, Math.min(MOST_BUFFERED, this.#maxQueue[model]! - queue.count));
-    if (this.#observer !== null) this.#observer.published(now, model, size, earliest, this.#timerNs[model]!);
+    if (this.#observer !== null) this.#observer.published(now, model, size, now + lead, this.#timerNs[model]!);
     return true;
   }
 

@@ -160,8 +160,8 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'takes a full batch for the one that was told though it is too late for it',
-    file: 'shards/shard', find: 'if (earliest > oldestNs - lengthNs)', replace: 'if (false)',
-    caughtBy: 'policy',
+    file: 'shards/shard', find: 'if (this.#isArmed[model] === 0)\n            return false; // its time', replace: '// its time',
+    caughtBy: 'timer',
   },
   {
     name: 'passes nobody over while a full batch has been told',
