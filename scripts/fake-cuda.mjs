@@ -1,6 +1,6 @@
 // Builds the fake CUDA driver of the tests into build/fake/: libfakecuda.so, for RUBATO_CUDA_LIBRARY, and
 // fakecuda_control.node, which hands it commands (native/cuda/fake/control.cc). Nothing is built when both are up to date.
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { filesBelow, modifiedMs, must, root } from './steps.mjs';
 
@@ -16,7 +16,9 @@ export function buildFakeCuda({ flags = [], into = dirname(FAKE_DRIVER) } = {}) 
   const headers = [process.env.npm_config_nodedir, dirname(dirname(process.execPath))].filter(Boolean).flatMap((prefix) => ['-isystem', join(prefix, 'include/node')]);
   const compile = (output, files, ...more) => {
     if (modifiedMs(output) > newestMs) return;
-    must(process.env.CXX ?? 'c++', ['-std=c++17', '-O1', '-g', '-Wall', '-Wextra', '-fPIC', '-shared', '-fvisibility=hidden', '-pthread', ...flags, ...more, '-o', output, ...files, '-ldl']);
+    const unfinished = `${output}.${process.pid}`; // others may be about to load it
+    must(process.env.CXX ?? 'c++', ['-std=c++17', '-O1', '-g', '-Wall', '-Wextra', '-fPIC', '-shared', '-fvisibility=hidden', '-pthread', ...flags, ...more, '-o', unfinished, ...files, '-ldl']);
+    renameSync(unfinished, output);
   };
   const isControl = (file) => file.endsWith('node_control.cc');
   compile(join(into, 'libfakecuda.so'), sources.filter((file) => file.endsWith('.cc') && !isControl(file)));

@@ -422,8 +422,8 @@ bool Gpu::finishLeaving() {
 void Gpu::look(double now, double passedNs) {
   const auto hangs = [&](CallWatch& calls, double limitNs, double notBeforeNs) {
     if (calls.insideNs(passedNs) <= limitNs || now <= notBeforeNs || !calls.takeOver()) return false;
-    stuck_ = true;
     lose(calls.call() + " has not returned for " + std::to_string(static_cast<long>(limitNs / 1e6)) + " ms");
+    stuck_ = true;  // who sees it asks why
     return true;
   };
   const double grace = graceNs_;

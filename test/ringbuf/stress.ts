@@ -12,7 +12,7 @@ import { resetRing, ringBytes } from '#rubato/ringbuf/spsc-ring.js';
 import { GATE_TURN, GATE_WORDS, type Counts, type Gate, type Job } from './stress.worker.js';
 
 /** A scenario that takes longer hangs. */
-const WATCHDOG_MS = 60_000;
+const WATCHDOG_MS = 120_000;
 /** Far longer than any wake-up takes: who sleeps this long with work at hand was not woken. */
 const PARK_MS = 5000;
 

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { afterEach, describe, test as testOf } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, type DeviceLostError, type Scheduler } from '#rubato/index.js';
-import { control, isReal, MLP, skip, SPIN, start as startOf, type Tensors, VECADD, withFile } from './fake.js';
+import { control, count, isReal, MLP, skip, SPIN, start as startOf, type Tensors, VECADD, withFile } from './fake.js';
 
 const TEST_LIMIT_MS = 60_000;
 const test = (name: string, run: () => Promise<void>): void => void testOf(name, { timeout: TEST_LIMIT_MS }, run);
@@ -52,21 +52,23 @@ describe('a call to the CUDA driver that never returns', { skip: skip || isReal,
       const copies = call === 'cuLaunchKernel' ? 'kernel' : 'copy';
       const scheduler = await start([{ ...withFile(SPIN, { copies }), maxBatch: 4 }], [gpu, fresh()], { onDeviceLost: (error) => lost.push(error) });
       await works(scheduler, 1);
+      const calls = count(call);
       control(`stall ${call} ${nth}`);
       const first = assert.rejects(spin(scheduler, 2), (error) => error instanceof DeviceError && said.test(error.message));
-      await sleep(20);
-      // The other one serves meanwhile: all of these end before the hang is found.
+      while (count(call) < calls + nth) await sleep(1);
+      // The other one serves until the hang is found.
       let found = false;
-      void first.then(() => (found = true));
-      for (let k = 0; k < 20; k++) await works(scheduler, k);
-      assert.equal(found, false);
+      void first.finally(() => (found = true)).catch(() => {});
+      let served = 0;
+      for (; !found; served++) await works(scheduler, served);
+      assert.ok(served > 1, `${served} were served`); // the last of them may have ended after that
       await first;
-      await sleep(150);
-      assert.equal(lost.length, 1);
+      while (lost.length === 0 || scheduler.stats().gpus.length > 1) await sleep(1);
       assert.match(lost[0]!.message, said);
       assert.deepEqual(scheduler.stats().gpus.map(({ gpu: row }) => row), [1]);
       for (let k = 0; k < 20; k++) await works(scheduler, k);
       await closesStuck(scheduler, said);
+      assert.equal(lost.length, 1);
       control('release');
       await assert.rejects(start([SPIN], [gpu]), /was lost: /);
     });
@@ -131,10 +133,10 @@ describe('a call to the CUDA driver that never returns', { skip: skip || isReal,
     const { y } = await scheduler.submit('vecadd', { a: new Float32Array(256).fill(1), b: new Float32Array(256).fill(2) });
     assert.equal(y![0], 3);
     await works(scheduler, 4);
-    await sleep(100);
-    assert.equal(lost.length, 1);
+    while (lost.length === 0) await sleep(1);
     assert.match(lost[0]!.message, /cuModuleLoadData has not returned/);
     await closesStuck(scheduler, /cuModuleLoadData/);
+    assert.equal(lost.length, 1);
   });
 
   test('leaves the other GPUs to models that come and go after it', async () => {
@@ -186,7 +188,7 @@ describe('a call to the CUDA driver that never returns', { skip: skip || isReal,
     const scheduler = await start([SPIN, VECADD], [fresh()], { onDeviceLost: (error) => lost.push(error) });
     control('stall cuMemFree_v2 1');
     await scheduler.removeModel('vecadd');
-    await sleep(100);
+    while (lost.length === 0) await sleep(1);
     assert.match(lost[0]!.message, /cuMemFree has not returned/);
     await closesStuck(scheduler, /cuMemFree/);
   });
@@ -216,7 +218,7 @@ describe('closing while the CUDA driver hangs', { skip: skip || isReal, concurre
     const before = performance.now();
     await scheduler.close();
     const tookMs = performance.now() - before;
-    assert.ok(tookMs > 0.9 * CLOSE_MS && tookMs < CLOSE_MS + 2000, `close took ${tookMs} ms`);
+    assert.ok(tookMs > 0.9 * CLOSE_MS && tookMs < CLOSE_MS + 10_000, `close took ${tookMs} ms`);
     assert.match((await warned).message, /stay allocated.*have not let go of it for 5000 ms/);
     await added;
   });
