@@ -5,7 +5,7 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, stat
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join, relative, sep } from 'node:path';
-import { must, root, run, typescript } from './steps.mjs';
+import { must, root, typescript } from './steps.mjs';
 
 const NODE_MAJORS = [20, 22, 24, 26];
 /**
@@ -120,11 +120,20 @@ function runPrograms(app, binary) {
   const options = { cwd: app, timeout: LIMIT_MS };
   const rubato = 'node_modules/rubato/bin/rubato';
   for (const args of [['example.mjs'], ['required.cjs'], [rubato, '--version']]) {
-    if (run(binary, args, options) !== 0) fail(`${args.join(' ')} fails on Node ${versionOf(binary)}.`);
+    if (!ends(binary, args, options)) fail(`${args.join(' ')} fails on Node ${versionOf(binary)}.`);
   }
   if (!prebuilt) return;
   const { addon } = JSON.parse(spawnSync(binary, [rubato, 'doctor', '--json', '-'], { ...options, encoding: 'utf8' }).stdout);
   if (!addon.loaded || !addon.reason.includes('prebuilds')) fail(`The shipped addon is not used on Node ${versionOf(binary)}: ${addon.reason}`);
+}
+
+/** A machine that stands still for some milliseconds costs a request its SLO, and the program says so: then it is run again. */
+function ends(binary, args, options, again = 5) {
+  const { status, stdout, stderr } = spawnSync(binary, args, { ...options, encoding: 'utf8' });
+  if (again > 0 && status === 1 && stderr.includes('could no longer be met')) return ends(binary, args, options, again - 1);
+  process.stdout.write(stdout);
+  process.stderr.write(stderr);
+  return status === 0;
 }
 
 function versionOf(binary) {

@@ -26,6 +26,6 @@ process.exitCode = run(process.execPath, [
   '--test-reporter=spec',
   // A test of rubato keeps two threads busy: one file per pair of cores.
   `--test-concurrency=${Math.max(1, availableParallelism() >> 1)}`,
-  `--test-timeout=${folder === '' ? 240_000 : 1_800_000}`,
+  `--test-timeout=${folder === '' ? 600_000 : 1_800_000}`,
   ...tests,
 ]);

@@ -12,7 +12,7 @@ import type { SimulateReport } from '#rubato/cli/simulate.js';
 import type { PolicyReport } from '#rubato/cli/simulation-report.js';
 
 const BIN = fileURLToPath(new URL('../../../bin/rubato', import.meta.url));
-const LIMIT_MS = 50_000;
+const LIMIT_MS = 120_000;
 const folder = mkdtempSync(join(tmpdir(), 'rubato-simulate-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 

@@ -19,7 +19,7 @@ after(() => copies.remove());
 
 describe('scheduler threads that die under load', () => {
   for (const topology of ['single', 'split'] as const) {
-    it(`lose no request and end none twice, ${topology}`, { timeout: 180_000 }, async (test) => {
+    it(`lose no request and end none twice, ${topology}`, { timeout: 400_000 }, async (test) => {
       const { deaths, replaced: count, points, recoveryMs, requests } = await new Killer(copy, { topology, count: DEATHS, seed: SEED, hangs: 1 }).run();
       test.diagnostic(`${count} deaths ${JSON.stringify(deaths)} at ${points} kill points, ${requests} requests; recovery ${recoveryMs[recoveryMs.length >> 1]!.toFixed(1)} ms p50`);
       assert.ok(count >= DEATHS);

@@ -252,7 +252,7 @@ describe('under load', () => {
           assert.ok((await scheduler.rebalance()) >= 0);
         }
       };
-      for (const endMs = performance.now() + 2500; performance.now() < endMs; ) await Promise.all(random.uniform() < 0.5 ? [change()] : [change(), change(), change()]);
+      for (const endMs = performance.now() + 2500; performance.now() < endMs || Object.values(kinds).includes(0); ) await Promise.all(random.uniform() < 0.5 ? [change()] : [change(), change(), change()]);
       if (gpus.length === 0) await scheduler.addDevice({ kind: 'emulated' });
       await load.stop();
       assert.ok(load.counts.value > 100 && load.rawEnded[OUTCOME.completed]! > 20, JSON.stringify(load.counts));
@@ -410,8 +410,8 @@ describe('removeModel', { concurrency: 3 }, () => {
 
 describe('updateModel', { concurrency: 3 }, () => {
   test('puts a shorter SLO in force: a lone request waits no longer for others', async () => {
-    await using scheduler = await start(echo, { models: [{ ...MODEL, slo: '20s', profile: { alpha: 100, beta: 1, maxBatch: 8 }, condition: 'frontrun' }] });
-    await scheduler.updateModel('m', { slo: '800ms' });
+    await using scheduler = await start(echo, { models: [{ ...MODEL, slo: '20s', profile: { alpha: 300, beta: 1, maxBatch: 8 }, condition: 'frontrun' }] });
+    await scheduler.updateModel('m', { slo: '1500ms' });
     const { queueMs } = await scheduler.submitDetailed('m', 1);
     assert.ok(queueMs < 5000, `it waited ${queueMs} ms`);
     await scheduler.updateModel('m', { slo: '3s' });
@@ -457,17 +457,17 @@ describe('updateModel', { concurrency: 3 }, () => {
     await scheduler.updateModel('m', { profile: ['50s'], slo: '60s' });
     await assert.rejects(scheduler.submit('m', 5, { slo: '40s' }), (error) => error instanceof InfeasibleError && error.message.includes('50 s'));
     close();
-    await scheduler.updateModel('m', { profile: ['10ms'], slo: '300ms', onLate: 'reject' });
+    await scheduler.updateModel('m', { profile: ['10ms'], slo: '1s', onLate: 'reject' });
     const late = scheduler.submit('m', 6);
     late.catch(() => {});
     await gate.started(4);
-    await sleep(400);
+    await sleep(1200);
     gate.open();
     await assert.rejects(late, LateError);
     await scheduler.updateModel('m', { onLate: 'deliver' });
     const delivered = scheduler.submit('m', 7);
     await gate.started(5);
-    await sleep(400);
+    await sleep(1200);
     gate.open();
     assert.equal(await delivered, 7);
   });

@@ -42,7 +42,7 @@ const MODEL: ModelOptions = { name: 'm', slo: '5s', profile: { alpha: 0.1, beta:
 /** One request at a time, each said to take so long that a second one stays in its queue while the first runs. */
 const ONE_BY_ONE: ModelOptions = { ...MODEL, slo: '20s', profile: ['2s'] };
 /** A lone request waits for others until its deadline is near; the steep profile leaves a window wider than a stall. */
-const WAITS_FOR_MORE: Partial<ModelOptions> = { profile: { alpha: 100, beta: 1, maxBatch: 8 }, condition: 'frontrun' };
+const WAITS_FOR_MORE: Partial<ModelOptions> = { profile: { alpha: 300, beta: 1, maxBatch: 8 }, condition: 'frontrun' };
 
 type Execute = (batch: Batch<number>) => Promise<readonly unknown[]> | readonly unknown[];
 
@@ -252,10 +252,10 @@ describe('a result that comes late', { concurrency: true }, () => {
   /** Says 1 ms and takes twice the SLO. */
   const startSlow = (onLate?: 'deliver' | 'reject'): Promise<Scheduler<number, unknown>> => {
     const execute: Execute = async (batch) => {
-      await sleep(600);
+      await sleep(1600);
       return batch.inputs;
     };
-    return start(execute, { slo: '300ms', ...(onLate === undefined ? {} : { onLate }) });
+    return start(execute, { slo: '800ms', ...(onLate === undefined ? {} : { onLate }) });
   };
 
   test('is delivered by default', async () => {
@@ -749,13 +749,13 @@ describe('a raw client', { concurrency: 3 }, () => {
   test('cancels what is queued', async () => {
     await using scheduler = await startRaw(WAITS_FOR_MORE);
     const client = scheduler.client();
-    const slots = [1, 2, 3].map(() => client.submit(0, client.nowNs(), 0.6e9));
+    const slots = [1, 2, 3].map(() => client.submit(0, client.nowNs(), 1.6e9));
     client.commit();
     client.cancel(slots[1]!);
     const ended = await drainAll(client);
     assert.deepEqual(slots.map((slot) => outcomeOf(ended.get(slot)!)), [OUTCOME.completed, OUTCOME.cancelled, OUTCOME.completed]);
     client.cancel(slots[1]!); // has ended: no effect
-    const again = client.submit(0, client.nowNs(), 0.6e9);
+    const again = client.submit(0, client.nowNs(), 1.6e9);
     client.commit();
     assert.equal(outcomeOf((await drainAll(client)).get(again)!), OUTCOME.completed);
   });
@@ -952,6 +952,6 @@ describe('when the scheduler thread dies', () => {
     gate.open();
     await closing;
     assert.equal(await result, 10);
-    assert.ok(performance.now() - beganMs < 4000);
+    assert.ok(performance.now() - beganMs < 4900); // it does not wait until it gives up
   });
 });

@@ -125,6 +125,7 @@ for (const [name, options, threads] of TOPOLOGIES) {
       const results = [scheduler.submit('a', 1)];
       await gate.started(1);
       results.push(scheduler.submit('a', 2, { slo: '29s' }), scheduler.submit('b', 3, { slo: '22s' }), scheduler.submit('c', 4, { slo: '25s' }), scheduler.submit('a', 5, { slo: '19s' }));
+      while (scheduler.stats().models.reduce((sum, { queued }) => sum + queued, 0) < 4) await sleep(1);
       await sleep(50); // all shards have told what they have
       await gate.pass(5);
       await Promise.all(results);

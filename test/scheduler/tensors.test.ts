@@ -415,10 +415,10 @@ describe('the memory of a request', { concurrency: 3 }, () => {
   for (const onLate of ['deliver', 'reject'] as const) {
     test(`comes back when it is late and to ${onLate}`, async () => {
       const execute: Execute = async (batch) => {
-        await sleep(300);
+        await sleep(1200);
         return quarterOut(batch);
       };
-      await using scheduler = await start({ ...QUARTER_PAGE, slo: '200ms', onLate }, callback(execute, 2), ONE_PAGE);
+      await using scheduler = await start({ ...QUARTER_PAGE, slo: '800ms', onLate }, callback(execute, 2), ONE_PAGE);
       for (let round = 0; round < 2; round++) {
         const settled = await scheduler.submitMany('m', [quarter(), quarter()]);
         for (const result of settled) {

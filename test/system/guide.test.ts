@@ -25,7 +25,15 @@ function program(mark: string, name: string): string {
   return file;
 }
 
-const run = async (file: string): Promise<string> => (await promisify(execFile)(process.execPath, [file], { timeout: 30_000 })).stdout;
+/** A machine that stands still for some milliseconds costs a request its SLO, and the program says so: then it is run again. */
+async function run(file: string, again = 5): Promise<string> {
+  try {
+    return (await promisify(execFile)(process.execPath, [file], { timeout: 30_000 })).stdout;
+  } catch (error) {
+    if (again === 0 || !(error as { stderr: string }).stderr.includes('could no longer be met')) throw error;
+    return run(file, again - 1);
+  }
+}
 
 describe('the guide', () => {
   test('its first service answers, and ends when it is told to', { timeout: 60_000 }, async () => {
@@ -35,10 +43,10 @@ describe('the guide', () => {
       const [line] = (await once(createInterface(service.stdout), 'line')) as [string];
       const port = /listening on (\d+)/.exec(line)?.[1];
       const ask = async (n: number): Promise<string> => (await fetch(`http://127.0.0.1:${port}/?n=${n}`)).text();
-      // A machine that stands still for some milliseconds costs a request its SLO, as the service says: then it is asked again.
+      // The same here: then it is asked again.
       const answer = async (n: number, again = 5): Promise<string> => {
         const text = await ask(n);
-        return again > 0 && text.includes('could no longer be met') ? answer(n, again - 1) : text;
+        return again > 0 && /could no longer be met|aborted due to timeout/.test(text) ? answer(n, again - 1) : text;
       };
       assert.deepEqual(await Promise.all([1, 2, 21].map((n) => answer(n))), ['2\n', '4\n', '42\n']);
     } finally {
