@@ -272,7 +272,7 @@ void faults(const char* library, unsigned seed, double seconds) {
   static std::vector<std::unique_ptr<Scheduler>>& stuck = *new std::vector<std::unique_ptr<Scheduler>>;
   while (monotonicNs() < untilNs) {
     // Two schedulers share their devices; sometimes one of these is lost, and the next round takes others.
-    const bool loses = firstAlive < 58 && random() % 16 == 0;
+    const bool loses = firstAlive < 58 && rounds % 8 == 4;
     const double graceNs = loses ? 50e6 : kPatientNs;
     std::unique_ptr<Scheduler> schedulers[2] = {std::make_unique<Scheduler>(3, graceNs), std::make_unique<Scheduler>(3, graceNs)};
     const DeviceSpec another = {firstAlive + 2, 2};
