@@ -1040,6 +1040,11 @@ export class ShardRole implements Role {
       const model = this.#touched[k]!;
       this.#isTouched[model] = 0;
       if (now >= this.#meter.nextTickNs[model]!) this.#tick(model);
+      if (this.#queueOf(model).count === 0) {
+        this.#policy.size = this.#hint[model] = 0; // as `#decide` would find out
+        published += this.#publish(model);
+        continue;
+      }
       if (this.#canWait(model)) continue;
       window[WINDOW_GPU_FREE] = -Infinity;
       this.#decide(model);
